@@ -1,0 +1,170 @@
+"""The schemas of a training recipe: model axes, data sets and stages. Arithmetic only: importing this loads no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, RootModel, field_validator, model_validator
+
+from megavlm.platform.config import Config, point, points
+from megavlm.platform.errors import ConfigError, did_you_mean
+
+from .connectors import CONNECTORS
+from .decoders import DECODERS
+from .encoders import ENCODERS
+from .injection import INJECTIONS
+from .objectives import OBJECTIVES
+
+AXES = ("encoder", "connector", "injection", "decoder")
+
+
+class Tiling(Config):
+    """Dynamic high resolution (NVLM 3.2 / InternVL 1.5): an image becomes 1..max_tiles tiles, plus a thumbnail."""
+
+    tile: PositiveInt = 448  # side of a square tile, in pixels; the encoder's input size
+    min_tiles: PositiveInt = 1
+    max_tiles: PositiveInt = 6  # without the thumbnail
+    thumbnail: bool = True
+
+
+class ModelConfig(Config):
+    """One point in the space of the four axes, plus auxiliary objectives."""
+
+    tiling: Tiling = Tiling()
+    encoder: point(ENCODERS)  # type: ignore[valid-type]
+    connector: point(CONNECTORS)  # type: ignore[valid-type]
+    injection: point(INJECTIONS)  # type: ignore[valid-type]
+    decoder: point(DECODERS)  # type: ignore[valid-type]
+    objectives: points(OBJECTIVES) = Field(default=["next_token"])  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.encoder.image_size != self.tiling.tile:
+            raise ConfigError(
+                f"encoder.image_size {self.encoder.image_size} is not the tile's side {self.tiling.tile}",
+                where="model.tiling.tile",
+                fix=f"set model.tiling.tile={self.encoder.image_size}",
+            )
+        return self
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens that one tile costs in the decoder, tags not counted."""
+        return self.connector.tokens_per_tile(self.encoder.grid)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by axis, by arithmetic; the tests hold them against the built modules."""
+        width = self.decoder.hidden
+        counts = {
+            "encoder": self.encoder.parameters(),
+            "connector": self.connector.parameters(self.encoder.channels, width),
+            "injection": self.injection.parameters(width),
+            "decoder": self.decoder.parameters(),
+        }
+        return counts | {"total": sum(counts.values())}
+
+
+class DataConfig(Config):
+    """What is shared by every stage's data: the tokenizer, the chat template, and named data sets."""
+
+    tokenizer: str  # "mini" (shipped), or a folder that holds tokenizer.json
+    template: Literal["chatml"] = "chatml"
+    system: str = ""  # system prompt of the chat template; empty for none
+    sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
+
+
+class Mixture(Config):
+    """How often a stage draws from each named set. Weights are relative sample counts."""
+
+    weights: dict[str, float]
+    sequence_length: PositiveInt  # tokens of one packed sequence
+    packs_per_batch: PositiveInt  # the global batch, counted in packs
+
+
+class Parallel(Config):
+    """megatron-core's axes. GPUs x nodes = tp x pp x cp x dp, dp being what is left."""
+
+    tp: PositiveInt = 1
+    pp: PositiveInt = 1
+    cp: PositiveInt = 1
+    sequence_parallel: bool = False
+    distributed_optimizer: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parallel:
+        if self.sequence_parallel and self.tp == 1:
+            raise ConfigError(
+                "sequence_parallel needs tensor parallelism, and tp is 1",
+                where="parallel.sequence_parallel",
+                fix="set parallel.tp >= 2 or parallel.sequence_parallel=false",
+            )
+        if self.cp > 1:
+            raise ConfigError(f"cp {self.cp}: context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1")
+        return self
+
+
+class Optimizer(Config):
+    """AdamW with warm-up and decay to min_lr."""
+
+    lr: float
+    min_lr: float = 0.0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0  # global gradient norm
+
+
+class Gate(Config):
+    """The paired text gate: this stage's `suite` predictions against those of an earlier stage."""
+
+    suite: str = "text"
+    baseline: str  # stage whose predictions are the reference
+    max_drop: float  # largest tolerated loss of accuracy, as a fraction
+    confidence: float = 0.95
+
+
+class Stage(Config):
+    """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
+
+    after: list[str] = []  # stages whose weights this one starts from: the last listed wins where both hold a tensor
+    train: list[Literal["encoder", "connector", "injection", "decoder"]]  # all else is frozen
+    mixture: Mixture
+    steps: PositiveInt
+    optimizer: Optimizer
+    parallel: Parallel = Parallel()
+    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
+    save_every: PositiveInt = 1000  # steps between checkpoints; the last step always saves
+    evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
+    gate: Gate | None = None
+
+
+class Stages(RootModel[dict[str, Stage]]):
+    """The stages in the order they are written, each after those it names."""
+
+    @classmethod
+    def parse(cls, data: object, where: str = "") -> Stages:
+        """Validate every stage; raises ConfigError."""
+        if not isinstance(data, dict):
+            raise ConfigError("stages is a mapping NAME: stage", where=where)
+        return cls({name: Stage.parse(stage, where=f"{where}.{name}") for name, stage in data.items()})
+
+    @field_validator("root")
+    @classmethod
+    def _after_known(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
+        for index, (name, stage) in enumerate(stages.items()):
+            earlier = list(stages)[:index]
+            for wanted in [*stage.after, *([stage.gate.baseline] if stage.gate else [])]:
+                if wanted not in earlier:
+                    raise ConfigError(
+                        f"stage '{name}' comes after '{wanted}', which is no earlier stage",
+                        where=f"stages.{name}",
+                        fix=did_you_mean(wanted, earlier),
+                    )
+        return stages
+
+    def __getitem__(self, name: str) -> Stage:
+        if name not in self.root:
+            raise ConfigError(f"unknown stage '{name}'", where="stages", fix=did_you_mean(name, self.root))
+        return self.root[name]

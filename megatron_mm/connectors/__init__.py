@@ -1,0 +1,7 @@
+"""Connectors: feature maps -> tokens of the decoder's width. A new connector is one file here and one line in this table."""
+
+from megavlm.platform.registry import Registry
+
+CONNECTORS = Registry("connector", {
+    "pixel_shuffle_mlp": "megavlm.megatron_mm.connectors.pixel_shuffle_mlp:PixelShuffleMLP",
+})  # fmt: skip

@@ -1,0 +1,7 @@
+"""Encoders: tiles -> feature maps. A new encoder is one file here and one line in this table."""
+
+from megavlm.platform.registry import Registry
+
+ENCODERS = Registry("encoder", {
+    "internvit": "megavlm.megatron_mm.encoders.internvit:InternViT",
+})  # fmt: skip

@@ -1,0 +1,7 @@
+"""Injection: how visual tokens meet the decoder. A new one is one file here and one line in this table."""
+
+from megavlm.platform.registry import Registry
+
+INJECTIONS = Registry("injection", {
+    "inline": "megavlm.megatron_mm.injection.inline:Inline",
+})  # fmt: skip

@@ -1,0 +1,84 @@
+"""`Config`, the base of every schema: frozen, strict, and able to say which key is wrong and what was meant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, SerializeAsAny
+
+from ..errors import ConfigError, did_you_mean
+from ..registry import Registry
+
+
+class Config(pydantic.BaseModel):
+    """A frozen mapping with known keys only. Documented by the attribute docstrings or comments of its subclasses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, data: Any, where: str = "") -> Any:
+        """Validate `data` into this schema; raises ConfigError whose `where` is the dotted key."""
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise _explain(cls, error, where) from None
+
+
+def _explain(cls: type[Config], error: pydantic.ValidationError, where: str) -> ConfigError:
+    """The first problem of a pydantic report, as one of our errors."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join([where, *map(str, first["loc"])]).strip(".")
+    if first["type"] == "extra_forbidden":
+        owner = _schema_at(cls, first["loc"][:-1])
+        name = str(first["loc"][-1])
+        return ConfigError(f"unknown key '{name}'", where=key, fix=did_you_mean(name, owner.model_fields))
+    if first["type"] == "missing":
+        return ConfigError(f"key '{first['loc'][-1]}' is required", where=key, fix=f"set {key}=...")
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{message} (got {first['input']!r})", where=key or cls.__name__)
+
+
+def _schema_at(cls: type[Config], loc: tuple[int | str, ...]) -> type[Config]:
+    """The schema class that `loc` leads to, walking through lists and mappings."""
+    current: Any = cls
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, pydantic.BaseModel) and part in current.model_fields:
+            current = current.model_fields[str(part)].annotation
+        current = _innermost_schema(current) or current
+    return current if isinstance(current, type) and issubclass(current, Config) else cls
+
+
+def _innermost_schema(annotation: Any) -> type[Config] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _innermost_schema(argument):
+            return found
+    return None
+
+
+def _parse_point(registry: Registry, value: Any) -> Any:
+    if isinstance(value, Config):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or "name" not in value:
+        raise ConfigError(f"{registry.kind} needs a 'name'", fix=f"known: {', '.join(sorted(registry))}")
+    options = {k: v for k, v in value.items() if k != "name"}
+    schema = registry.load(value["name"])
+    # ConfigError is no ValueError: it passes through pydantic unwrapped, and the recipe loader completes its place.
+    return schema.parse({"name": value["name"], **options}, where=registry.kind)
+
+
+def point(registry: Registry) -> Any:
+    """A field that holds one point of an axis: `{name: NAME, **options}` or just `NAME`.
+
+    The schema of the options is the registered class itself (a Config with a `name` field).
+    """
+    return Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: _parse_point(registry, value))]
+
+
+def points(registry: Registry) -> Any:
+    """A field that holds a list of points of an axis."""
+    return list[point(registry)]  # type: ignore[misc]

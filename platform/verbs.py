@@ -1,0 +1,61 @@
+"""The table of verbs: what each is called, for whom, what it does, and where its function stands (imported on use).
+
+A target of None is a verb of the contract that is not built yet: it says so and exits 1.
+A verb's function takes the arguments after the verb and returns the exit code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """One line of the command line's contract."""
+
+    audience: str
+    help: str
+    target: str | None
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("everyone", "the main job, end to end, on real photographs, on the CPU", "megavlm.platform.demo.verb:main"),
+    "doctor": Verb("everyone", "what is installed, what is missing, what to run to get it", "megavlm.platform.doctor:main"),
+    "recipes list": Verb("everyone", "the shipped recipes", "megavlm.platform.recipes_verb:list_main"),
+    "recipes show": Verb("everyone", "a resolved recipe with the origin of every value", "megavlm.platform.recipes_verb:show_main"),
+    "recipes diff": Verb("everyone", "where two recipes differ", "megavlm.platform.recipes_verb:diff_main"),
+    "report": Verb("everyone", "one self-contained HTML file from a run folder", "megavlm.platform.report.verb:main"),
+    "curate run": Verb("data", "curate raw pairs into selected shards; resumes by itself", "megavlm.data_curation.verb:run_main"),
+    "curate worker": Verb("data", "one task of a curation stage (what executors start)", "megavlm.data_curation.verb:worker_main"),
+    "curate status": Verb("data", "a curation run's stages, counts and reasons", "megavlm.data_curation.verb:status_main"),
+    "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.verb:inspect_main"),
+    "curate select": Verb("data", "the funnel under another threshold, from sidecars", None),
+    "curate pilot": Verb("data", "a few thousand rows, with measured rates and a forecast", None),
+    "data convert": Verb("data", "other formats to shards", None),
+    "data sources": Verb("data", "every data set a recipe wants and its state here", None),
+    "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
+    "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),
+    "data stats": Verb("data", "fill, tokens and tiles of a pack manifest", "megavlm.megatron_mm.data.verb:stats_main"),
+    "data trace": Verb("data", "a sample to its packs and steps, or a step to its samples", None),
+    "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
+    "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),
+    "convert import": Verb("researcher", "published weights in", None),
+    "convert export": Verb("researcher", "weights out", None),
+    "convert verify": Verb("researcher", "logits of two formats compared", None),
+    "eval": Verb("researcher", "benchmarks and the paired text gate", "megavlm.megatron_mm.evaluation.verb:main"),
+    "study run": Verb("researcher", "an ablation, its table beside the published one", None),
+    "generate": Verb("researcher", "answers from a checkpoint", "megavlm.megatron_mm.inference.verb:main"),
+    "serve": Verb("researcher", "an OpenAI-compatible endpoint", None),
+    "submit": Verb("admin", "validate, then print or submit the Slurm job", None),
+    "status": Verb("admin", "what a run is doing, from its folder", "megavlm.platform.runs.verb:status_main"),
+    "logs": Verb("admin", "a run's logs", "megavlm.platform.runs.verb:logs_main"),
+    "cancel": Verb("admin", "stop a run", None),
+    "requeue": Verb("admin", "run it again where it stopped", None),
+    "preflight": Verb("admin", "per-node checks against the fleet's median", None),
+}
+
+AUDIENCES = {
+    "everyone": "for everyone",
+    "data": "for data teams",
+    "researcher": "for researchers",
+    "admin": "for cluster admins",
+}
