@@ -1,0 +1,17 @@
+"""Executors: who runs a list of commands, and where. Tasks are command lines, so nothing of ours is ever pickled."""
+
+from __future__ import annotations
+
+from ..registry import Registry
+from .protocol import Executor, Job, TaskResult, failures
+
+# Slurm arrays are the third executor; its line points into the slurm room once that exists.
+EXECUTORS = Registry(
+    "executor",
+    {
+        "local": "megavlm.platform.executor.local:LocalExecutor",
+        "in_process": "megavlm.platform.executor.in_process:InProcessExecutor",
+    },
+)
+
+__all__ = ["EXECUTORS", "Executor", "Job", "TaskResult", "failures"]

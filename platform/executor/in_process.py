@@ -1,0 +1,43 @@
+"""Tasks one after the other in this very process: no start-up cost, for small jobs and for debugging."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TextIO
+
+from ..cli import main
+from ..progress import progress
+from .protocol import Job, TaskResult
+
+INTERRUPTED = 130  # what the command line's shell returns for Ctrl-C
+
+
+class InProcessExecutor:
+    """Runs each task's verb function here. Text written through sys.stdout and sys.stderr goes to the task's log."""
+
+    def run(self, job: Job, *, workers: int = 0) -> list[TaskResult]:
+        """Run every task in order; `workers` has no effect here."""
+        results = []
+        for index, task in enumerate(progress(job.tasks, label=job.name, unit="task")):
+            log, started = job.log_path(index), time.monotonic()
+            with log.open("a") as out:
+                exit_code = _run_one(task, out)
+            if exit_code == INTERRUPTED:
+                raise KeyboardInterrupt
+            results.append(TaskResult(task, exit_code, time.monotonic() - started, log))
+        return results
+
+
+def _run_one(task: Sequence[str], out: TextIO) -> int:
+    """The exit code that the same command line would have had as a process of its own."""
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            return main(list(task))
+        except SystemExit as stop:  # argparse
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except Exception:
+            traceback.print_exc(file=out)
+            return 1
