@@ -1,0 +1,98 @@
+"""One core attention for every use: packed, causal, bidirectional, cross and grouped-query, on CPU and GPU alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megavlm.platform.errors import ConfigError
+
+CAUSAL_TYPES = (AttnMaskType.causal, AttnMaskType.padding_causal)
+
+
+class SDPAttention(MegatronModule):
+    """`core_attention` for megatron-core's SelfAttention and CrossAttention, on torch's scaled dot product attention.
+
+    Whether it is causal is fixed when it is built (`attn_mask_type`). The type handed over at run time is ignored:
+    megatron-core says "no mask" there once a KV cache holds something, which would let a chunk of several new
+    tokens see ahead. Instead a causal query of n tokens is taken to be the LAST n of the keys.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__(config=config)
+        if config.context_parallel_size > 1:
+            raise ConfigError("context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1")
+        self.causal = attention_type == "self" and attn_mask_type in CAUSAL_TYPES
+        self.scale = softmax_scale
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> Tensor:
+        """Query [sq, b, heads, d], key and value [sk, b, groups, d] -> [sq, b, heads * d].
+
+        Packed (`qkv_format` "thd"): query [t, heads, d], key and value [t, groups, d] -> [t, heads, d], where a
+        segment sees only itself. `attention_mask` bool [b or 1, 1, sq, sk] is True where a key is HIDDEN.
+        """
+        if packed_seq_params is not None and packed_seq_params.qkv_format == "thd":
+            return self._packed(query, key, value, packed_seq_params)
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
+        mask = None if attention_mask is None else ~attention_mask
+        out = self._attend(q, k, v, mask)
+        return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
+
+    def _packed(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+        """Attention segment by segment: what was packed together never meets."""
+        query_lengths = packed.cu_seqlens_q.diff().tolist()
+        key_lengths = packed.cu_seqlens_kv.diff().tolist()
+        parts = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+        outs = [self._attend(*(t.transpose(0, 1)[None] for t in part), None) for part in parts if part[0].shape[0]]
+        return torch.cat([out[0].transpose(0, 1) for out in outs])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q [b, heads, sq, d], k and v [b, groups, sk, d] -> [b, heads, sq, d]; mask is True where a key is SEEN."""
+        square = q.shape[2] == k.shape[2]
+        if self.causal and q.shape[2] > 1 and not (square and mask is None):
+            mask = _and(_last_queries(q.shape[2], k.shape[2], q.device), mask)
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.causal and square and mask is None,
+            scale=self.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+
+
+def _last_queries(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Bool [queries, keys], True where query i, at position keys - queries + i, may see a key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def _and(first: Tensor, second: Tensor | None) -> Tensor:
+    return first if second is None else first & second

@@ -1,0 +1,106 @@
+"""Process groups, device and precision: the same calls on gloo with CPUs and on NCCL with GPUs."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megavlm.platform.errors import ConfigError
+
+from ..config import Parallel
+from ..contracts import BuildContext
+from . import cpu
+
+TIMEOUT = timedelta(minutes=10)
+
+
+def device() -> torch.device:
+    """This process' device: its GPU where there is one, otherwise the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def backend_name() -> Literal["nccl", "gloo"]:
+    """What carries the collectives."""
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def init_distributed(parallel: Parallel, seed: int) -> None:
+    """Start torch.distributed (from torchrun's environment, or alone) and lay megatron-core's groups over it.
+
+    A second call, with the next stage's layout, keeps the processes and replaces the groups. Raises ConfigError when
+    the number of processes does not divide by tp * pp * cp.
+    """
+    cpu.install()
+    _start_processes()
+    _check_world(parallel, dist.get_world_size())
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tp,
+        pipeline_model_parallel_size=parallel.pp,
+        context_parallel_size=parallel.cp,
+        create_gloo_process_groups=False,
+    )
+    seed_everything(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch and megatron-core's model-parallel streams; `seed` is the run's, the layout is mixed in."""
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+
+
+def shutdown() -> None:
+    """Give up all process groups; safe to call twice."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _start_processes() -> None:
+    if dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend_name(), timeout=TIMEOUT)
+    else:  # one process without torchrun needs no port
+        dist.init_process_group(backend_name(), store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+
+
+def _check_world(parallel: Parallel, world: int) -> None:
+    size = parallel.tp * parallel.pp * parallel.cp
+    if world % size:
+        raise ConfigError(
+            f"{world} processes do not divide by tp {parallel.tp} x pp {parallel.pp} x cp {parallel.cp} = {size}",
+            where="parallel",
+            fix=f"start a multiple of {size} processes, or make the layout smaller",
+        )
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+
+
+def build_context(
+    parallel: Parallel,
+    precision: Literal["fp32", "bf16", "fp8"] = "fp32",
+    recompute: Literal["none", "selective", "full"] = "none",
+) -> BuildContext:
+    """The BuildContext of this process, its pipeline stage read from megatron-core's groups."""
+    return BuildContext(
+        params_dtype=PRECISIONS[precision],
+        parallel=parallel,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        recompute=recompute,
+        fp8=precision == "fp8",
+    )

@@ -1,0 +1,60 @@
+"""What every transformer of ours tells megatron-core, whatever its axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from ..contracts import BuildContext
+from .specs import recompute_options
+
+SPLIT_AXIS = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
+
+
+def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
+    """A TransformerConfig of this `shape` under this context.
+
+    Weights are allocated but not drawn (`backend.initialise` or a checkpoint fills them), and on the default device,
+    so that `torch.device("meta")` builds a model of any size for free.
+    """
+    return TransformerConfig(
+        **{
+            "use_cpu_initialization": True,
+            "perform_initialization": False,
+            "params_dtype": ctx.params_dtype,
+            "pipeline_dtype": ctx.params_dtype,
+            "bf16": ctx.params_dtype == torch.bfloat16,
+            "fp8": "hybrid" if ctx.fp8 else None,
+            "attention_dropout": 0.0,
+            "hidden_dropout": 0.0,
+            "attention_softmax_in_fp32": True,
+            "calculate_per_token_loss": True,  # the training step divides by the global batch's loss weights itself
+            "tensor_model_parallel_size": ctx.parallel.tp,
+            "pipeline_model_parallel_size": ctx.parallel.pp,
+            "context_parallel_size": ctx.parallel.cp,
+            "sequence_parallel": ctx.parallel.sequence_parallel,
+            **recompute_options(ctx.recompute),
+            **shape,
+        }
+    )
+
+
+def mark_split_weights(model: torch.nn.Module) -> None:
+    """Mark which weights are split over tensor-parallel ranks, and where.
+
+    megatron-core marks them while it draws them, and we don't let it draw. Without the mark the gradient norm would
+    count a split weight on one rank only.
+    """
+    for module in model.modules():
+        axis = next((axis for kind, axis in SPLIT_AXIS.items() if isinstance(module, kind)), None)
+        weight = getattr(module, "weight", None)
+        if axis is not None and weight is not None and not hasattr(weight, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(weight, True, axis, 1)

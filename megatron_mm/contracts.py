@@ -1,0 +1,77 @@
+"""What flows between the axes: feature maps, visual tokens, one packed micro-batch, and what a module is built under.
+
+Importing this loads no torch: tensors are named in annotations only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Literal
+
+from .config import Parallel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One expert's features of every tile of a micro-batch, tile after tile, row-major inside a tile."""
+
+    values: Tensor  # [tokens, channels], tokens = tiles * rows * columns
+    grid: tuple[int, int]  # rows, columns of one tile
+    images: Tensor  # int64 [tiles]: the tile's index in the micro-batch
+    expert: str  # which encoder made it
+    layer: int  # which of its layers, -1 for the last
+
+    @property
+    def tiles(self) -> Tensor:
+        """The values as [tiles, rows, columns, channels]."""
+        rows, columns = self.grid
+        return self.values.view(-1, rows, columns, self.values.shape[-1])
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """Tokens of the decoder's width, tile after tile."""
+
+    values: Tensor  # [tokens, width]
+    segments: Tensor  # int64 [tokens]: index of the tile a token comes from
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a module needs to know about its place: layout, precision and pipeline stage.
+
+    `backend.build_context` makes one for the calling process.
+    """
+
+    params_dtype: torch.dtype
+    parallel: Parallel = field(default_factory=Parallel)
+    pre_process: bool = True  # this rank holds the embedding (and with it encoder and connector)
+    post_process: bool = True  # this rank holds the output layer
+    vp_stage: int | None = None
+    recompute: Literal["none", "selective", "full"] = "none"  # activation recomputation in the transformer blocks
+    fp8: bool = False
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """ONE micro-batch, which is ONE packed sequence of s tokens; samples never see each other.
+
+    Packs of a stage all have the same s: pipeline sends want fixed shapes. The padding tail is one more segment.
+    """
+
+    tokens: Tensor  # int64 [1, s]; any id stands at the visual positions
+    labels: Tensor  # int64 [1, s], already the next token; -100 where none
+    loss_weights: Tensor  # float32 [1, s]; 0 where the label is -100
+    position_ids: Tensor  # int64 [1, s], from 0 in every sample
+    cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
+    tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0
+    visual_index: Tensor  # int64 [n * tokens_per_tile]: positions in the sequence, tile after tile
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same pack on `device`."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return replace(self, **moved)
