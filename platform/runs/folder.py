@@ -93,7 +93,7 @@ class RunFolder:
     def new_attempt(self) -> Attempt:
         """The next attempts/NN, made atomically. A `saved` of an earlier attempt goes: it answers no new request."""
         self.path("saved").unlink(missing_ok=True)
-        number = len(self.attempts()) + 1
+        number = max((attempt.number for attempt in self.attempts()), default=0) + 1
         while True:
             folder = self.path("attempts", f"{number:02d}")
             try:

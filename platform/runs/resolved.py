@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,11 +40,12 @@ def _sequence(items: list[Any], origins: Mapping[str, str], prefix: str, pad: st
 
 def _scalar(value: Any) -> str:
     """One line of YAML for a scalar, or for a list or empty mapping in flow style."""
-    if isinstance(value, str) and not value.isprintable():
-        return json.dumps(value)
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
+    style = '"' if isinstance(value, str) and not value.isprintable() else None  # escapes, hence one line
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=10**9)
     return text.removesuffix("...\n").strip()
 
 
 def _comment(origin: str | None) -> str:
-    return "" if origin in (None, "default") else "  # " + " ".join(str(origin).split())
+    if origin is None or origin == "default":
+        return ""
+    return "  # " + "".join(letter if letter.isprintable() else " " for letter in origin)
