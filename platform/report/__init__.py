@@ -1,0 +1,6 @@
+"""Reports: one self-contained HTML file, and the table of who adds what to a run's report."""
+
+from .builder import Report
+from .sections import REPORT_SECTIONS, add_sections
+
+__all__ = ["REPORT_SECTIONS", "Report", "add_sections"]

@@ -1,0 +1,113 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An <img> as the browser laid it out; `natural` is the decoded size in pixels, (0, 0) when it did not decode."""
+
+    alt: str
+    natural: tuple[int, int]
+    shown: tuple[float, float]
+    broken: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class PageFacts:
+    """What a browser makes of a page."""
+
+    title: str
+    text: str
+    pictures: list[Picture]
+    charts: list[tuple[float, float]]  # size of every inline SVG as shown, in CSS pixels
+    console: list[str]  # errors and warnings, uncaught exceptions included
+    outside: list[str]  # every request but the page itself and data: URIs
+    overflow: float  # CSS pixels by which the page is wider than the window
+
+
+LOOK = """() => ({
+  title: document.title,
+  text: document.body.innerText,
+  pictures: [...document.images].map(i => [i.alt, i.naturalWidth, i.naturalHeight, i.offsetWidth, i.offsetHeight,
+                                            !i.complete || i.naturalWidth === 0 || !i.checkVisibility()]),
+  charts: [...document.querySelectorAll("svg")].map(s => [s.getBoundingClientRect().width,
+                                                          s.getBoundingClientRect().height]),
+  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+})"""
+
+
+def find_chromium() -> str | None:
+    """Chromium's path, or None."""
+    return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def browser_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Opens fresh pages of one headless Chromium. Skips without Chromium, fails where MEGAVLM_REQUIRE_BROWSER=1."""
+    executable = find_chromium()
+    if executable is None:
+        reason = "Chromium is not installed: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("MEGAVLM_REQUIRE_BROWSER") == "1" else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("chromium"),
+            executable_path=executable,
+            args=list(CHROMIUM_FLAGS),
+            viewport={"width": 1100, "height": 900},
+        )
+        yield context.new_page
+        context.close()
+
+
+@pytest.fixture
+def open_in_browser(browser_page: Callable[..., Any]) -> Callable[..., PageFacts]:
+    """`open_in_browser(path, width=1100, scheme="light", screenshot=None) -> PageFacts`, for a local HTML file."""
+
+    def look(path: Path, width: int = 1100, scheme: str = "light", screenshot: Path | None = None) -> PageFacts:
+        url, console, requests = Path(path).resolve().as_uri(), [], []
+        page = browser_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.on("console", lambda note: console.append(note.text) if note.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: console.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(url, wait_until="load")
+        if screenshot is not None:
+            page.screenshot(path=screenshot, full_page=True)
+        seen = page.evaluate(LOOK)
+        page.close()
+        return PageFacts(
+            title=seen["title"],
+            text=seen["text"],
+            pictures=[Picture(a, (nw, nh), (w, h), broken) for a, nw, nh, w, h, broken in seen["pictures"]],
+            charts=[tuple(size) for size in seen["charts"]],
+            console=console,
+            outside=[asked for asked in requests if asked != url and not asked.startswith("data:")],
+            overflow=seen["overflow"],
+        )
+
+    return look
