@@ -1,0 +1,1 @@
+"""From shards to packed sequences: tokenizer, conversations, the pack manifest, the loader."""

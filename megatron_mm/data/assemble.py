@@ -1,0 +1,90 @@
+"""Samples side by side in one packed sequence, as numpy arrays. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from .conversation import Encoded
+
+IGNORED = -100  # the label of a position from which nothing is learnt
+GREY = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """One sample ready to pack: its tokens, its tiles uint8 [n, 3, side, side], and its loss weight."""
+
+    encoded: Encoded
+    tiles: np.ndarray
+    weight: float
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, roughly."""
+        return self.tiles.nbytes + 10 * len(self.encoded.tokens)
+
+
+def blank(tokens: int, tiles: int, tokens_per_tile: int, side: int, padding: int) -> Prepared:
+    """What stands for a sample that turned out unreadable: as many tokens and (grey) tiles, nothing to learn.
+
+    The sizes must stay, since the packs around it were decided with them.
+    """
+    visual = np.arange(tokens) < tiles * tokens_per_tile
+    ids = np.where(visual, 0, padding).astype(np.int64)
+    grey = np.full((tiles, 3, side, side), GREY, np.uint8)
+    return Prepared(Encoded(ids, np.zeros(tokens, bool), visual, tiles), grey, weight=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackArrays:
+    """One packed sequence of s positions; the fields of megatron_mm.contracts.PackedBatch without its batch axis.
+
+    tokens, labels, position_ids int64 [s]; loss_weights float32 [s]; cu_seqlens int32 [samples + 1], one more where
+    there is padding; tiles uint8 [n, 3, side, side]; visual_index int64 [n * tokens_per_tile].
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    loss_weights: np.ndarray
+    position_ids: np.ndarray
+    cu_seqlens: np.ndarray
+    tiles: np.ndarray
+    visual_index: np.ndarray
+
+
+def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) -> PackArrays:
+    """Put samples one after the other and fill up to `length` with `padding`, a segment of its own.
+
+    The label of a position is the next token of the same sample where that is to be learnt. Raises ValueError when the
+    samples do not fit.
+    """
+    sizes = [len(sample.encoded.tokens) for sample in samples]
+    used = sum(sizes)
+    if used > length:
+        raise ValueError(f"{used} tokens do not fit {length}")
+    tail = [length - used] if used < length else []
+    tokens = np.concatenate([*(sample.encoded.tokens for sample in samples), np.full(sum(tail), padding, np.int64)])
+    labels = np.concatenate([*(_labels(sample.encoded) for sample in samples), np.full(sum(tail), IGNORED, np.int64)])
+    per_position = np.repeat(
+        np.float32([*(sample.weight for sample in samples), *(0.0 for _ in tail)]), [*sizes, *tail]
+    )
+    visual = np.concatenate([*(sample.encoded.visual for sample in samples), np.zeros(sum(tail), bool)])
+    empty = np.zeros((0, 3, side, side), np.uint8)
+    return PackArrays(
+        tokens=tokens,
+        labels=labels,
+        loss_weights=np.where(labels == IGNORED, np.float32(0), per_position),
+        position_ids=np.concatenate([np.arange(size, dtype=np.int64) for size in [*sizes, *tail]]),
+        cu_seqlens=np.cumsum([0, *sizes, *tail]).astype(np.int32),
+        tiles=np.concatenate([empty, *(sample.tiles for sample in samples)]),
+        visual_index=np.flatnonzero(visual).astype(np.int64),
+    )
+
+
+def _labels(encoded: Encoded) -> np.ndarray:
+    labels = np.full(len(encoded.tokens), IGNORED, np.int64)
+    labels[:-1] = np.where(encoded.target[1:], encoded.tokens[1:], IGNORED)
+    return labels

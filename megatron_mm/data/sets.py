@@ -1,0 +1,58 @@
+"""The named data sets of a recipe: where they lie, whether they are there, and a hash of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from megavlm.platform.errors import ConfigError, InputError, did_you_mean
+from megavlm.platform.shards import ShardReader
+
+from ..config import DataConfig, Stage
+
+DEMO_MARK = "{demo}"
+
+
+def demo_folder() -> Path:
+    """Where the demo's data lies: $MEGAVLM_DEMO_DATA, or ./runs/demo/data."""
+    return Path(os.environ.get("MEGAVLM_DEMO_DATA") or Path("runs") / "demo" / "data")
+
+
+def set_folder(data: DataConfig, name: str) -> str:
+    """The folder or URL of one named set; raises ConfigError for an unknown name."""
+    if name not in data.sets:
+        raise ConfigError(f"unknown data set '{name}'", where="data.sets", fix=did_you_mean(name, data.sets))
+    return data.sets[name].replace(DEMO_MARK, str(demo_folder()))
+
+
+def sets_of(stage: Stage) -> list[str]:
+    """The names a stage draws from; those of weight 0 are left out."""
+    return [name for name, weight in stage.mixture.weights.items() if weight > 0]
+
+
+def demo_data_missing(data: DataConfig, names: Iterable[str]) -> bool:
+    """Whether some of these sets are the demo's and are not there yet."""
+    return any(DEMO_MARK in data.sets.get(name, "") and not Path(set_folder(data, name)).exists() for name in names)
+
+
+def open_set(data: DataConfig, name: str) -> ShardReader:
+    """Open one named set; raises InputError when it is missing or empty."""
+    folder = set_folder(data, name)
+    try:
+        reader = ShardReader(folder)
+    except InputError as error:
+        fix = f"set data.sets.{name}=FOLDER"
+        raise InputError(f"data set '{name}': {error.what}", where=f"{folder} (data.sets.{name})", fix=fix) from None
+    if len(reader) == 0:
+        raise InputError(f"data set '{name}' at {folder} holds no sample", where=f"data.sets.{name}")
+    return reader
+
+
+def set_hash(reader: ShardReader) -> str:
+    """A hash of the set's index: other samples, another order or other sizes give another hash."""
+    digest = hashlib.sha256()
+    for index, key in enumerate(reader.keys()):
+        digest.update(f"{key}\0{sorted(reader.fields(index).items())}\n".encode())
+    return digest.hexdigest()
