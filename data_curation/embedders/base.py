@@ -1,0 +1,98 @@
+"""What an embedder is, and what all of them share: preprocessing, pooling, and saying where the weights are from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from megavlm.platform.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+RANDOM_WEIGHTS = "random weights (no pretrained model was given): features know near-identical images, no meaning"
+GRID = 4  # side of the pooled token grid of `pooling: grid`
+
+
+class Embedder(Config):
+    """uint8 images [H, W, 3] -> unit-free features [d]. Torch is imported when `build` is called."""
+
+    name: str
+    model: str
+    pretrained: str | None = None  # path of a local weights file, or a name the library knows; null: random weights
+    resize: Literal["center_crop", "squash"] = "center_crop"
+    pooling: Literal["model", "grid"] = "model"  # the model's own embedding, or its tokens averaged to a 4 x 4 grid
+    batch_size: PositiveInt = 32
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def build(self, seed: int) -> tuple[Callable[[list[np.ndarray]], np.ndarray], dict[str, Any]]:
+        """The function images -> float32 [n, d], and notes for the ledger (model, weights, parameters, dimension)."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # random weights are the same in every worker
+            module, size, mean, std = self.load()
+        device = self._device()
+        module = module.to(device).eval()
+        forward = module if self.pooling == "model" else grid_pooling(self.trunk(module))
+
+        @torch.inference_mode()
+        def embed(images: list[np.ndarray]) -> np.ndarray:
+            pixels = np.stack([prepare(image, size, self.resize, mean, std) for image in images])
+            return forward(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+
+        return embed, self._notes(module, size)
+
+    def load(self) -> tuple[torch.nn.Module, int, np.ndarray, np.ndarray]:
+        """The module (images [n, 3, H, W] -> [n, d]), its input side in pixels, the channels' mean and deviation."""
+        raise NotImplementedError
+
+    def trunk(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The timm vision transformer inside `module`, for `pooling: grid`."""
+        raise NotImplementedError
+
+    def _device(self) -> str:
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    def _notes(self, module: torch.nn.Module, size: int) -> dict[str, Any]:
+        return {
+            "model": f"{self.name}:{self.model}",
+            "weights": self.pretrained or RANDOM_WEIGHTS,
+            "pretrained": self.pretrained is not None,
+            "image_size": size,
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        }
+
+
+def prepare(image: np.ndarray, size: int, resize: str, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> normalised float32 [3, size, size], resized with Pillow's bicubic filter (as CLIP does)."""
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    side = min(height, width)
+    left, top = ((width - side) / 2, (height - side) / 2) if resize == "center_crop" else (0, 0)
+    box = (left, top, left + side, top + side) if resize == "center_crop" else (0, 0, width, height)
+    square = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    values = (np.asarray(square, dtype=np.float32) / 255.0 - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+
+
+def grid_pooling(trunk: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Patch tokens averaged to GRID x GRID cells and concatenated: [n, 3, H, W] -> [n, 16 * width].
+
+    Unlike one pooled vector it keeps where things are, which is what an untrained network can still tell.
+    """
+    import torch
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        tokens = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]
+        rows, columns = trunk.patch_embed.grid_size
+        maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))
+        return torch.nn.functional.adaptive_avg_pool2d(maps, GRID).flatten(1)
+
+    return forward

@@ -1,0 +1,36 @@
+"""The image tower of an OpenCLIP model: EVA02-L-14 is what EVE's and DenseFusion's curation cite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from megavlm.kernels import torchvision
+
+from .base import Embedder
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OpenClip(Embedder):
+    """An OpenCLIP model's image tower. `pretrained` is the path of a weights file or one of OpenCLIP's tags."""
+
+    name: str = "open_clip"
+    model: str = "EVA02-L-14"
+
+    def load(self) -> tuple[torch.nn.Module, int, np.ndarray, np.ndarray]:
+        """The text tower is built to load the weights file whole, and dropped."""
+        torchvision.load()
+        import open_clip
+
+        model = open_clip.create_model(self.model, pretrained=self.pretrained)
+        visual = model.visual
+        config = visual.preprocess_cfg
+        mean, std = (np.asarray(config[name], dtype=np.float32) for name in ("mean", "std"))
+        return visual, visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size, mean, std
+
+    def trunk(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The timm model inside OpenCLIP's EVA towers."""
+        return module.trunk

@@ -1,0 +1,14 @@
+"""The stages of a curation. A new stage is one file here and one line in this table; a recipe then names it."""
+
+from megavlm.platform.registry import Registry
+
+STAGES = Registry("curation stage", {
+    "ingest": "megavlm.data_curation.stages.ingest:Ingest",
+    "filter": "megavlm.data_curation.stages.filter:Filter",
+    "embed": "megavlm.data_curation.stages.embed:Embed",
+    "cluster": "megavlm.data_curation.stages.cluster:Cluster",
+    "assign": "megavlm.data_curation.stages.assign:Assign",
+    "deduplicate": "megavlm.data_curation.stages.deduplicate:Deduplicate",
+    "select": "megavlm.data_curation.stages.select:Select",
+    "export": "megavlm.data_curation.stages.export:Export",
+})  # fmt: skip

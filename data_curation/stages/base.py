@@ -1,0 +1,112 @@
+"""What a stage is: options (a Config), a number of tasks, and a worker that does one task and tells its outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import PrivateAttr
+
+from megavlm.platform.config import Config
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..run import CurationRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a task tells the ledger: samples received, kept, dropped by reason, and whatever is worth a note."""
+
+    received: int
+    kept: int
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *tables: pa.Table, notes: Mapping[str, Any] | None = None) -> Outcome:
+        """Counts of sidecar tables, which hold one row per sample received with `keep` and `reason`."""
+        kept = sum(sum(table["keep"].to_pylist()) for table in tables)
+        reasons = Counter(reason for table in tables for reason in table["reason"].to_pylist() if reason)
+        return cls(sum(map(len, tables)), kept, dict(sorted(reasons.items())), dict(notes or {}))
+
+
+Worker = Callable[[int], Outcome]
+
+
+class Stage(Config):
+    """Base of every stage. A task writes its outputs whole (written beside, then renamed) before it returns.
+
+    `needs` names the stages whose outputs it reads; `version` goes up when the same options give other results;
+    `per_shard` says that task K is shard K, so that a changed shard redoes only itself; `judges` that its sidecars
+    decide who goes on (otherwise everyone does).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    per_shard: ClassVar[bool] = True
+    judges: ClassVar[bool] = True
+    _name: str = PrivateAttr(default="")
+
+    @property
+    def name(self) -> str:
+        """The key under which the recipe lists this stage."""
+        return self._name
+
+    def register(self, name: str) -> None:
+        """Tell the stage its key; done once, by the schema that read the recipe."""
+        self._name = name
+
+    def tasks(self, run: CurationRun) -> int:
+        """How many tasks; the earlier stages are complete when this is asked."""
+        return len(run.shards) if self.per_shard else 1
+
+    def worker(self, run: CurationRun) -> Worker:
+        """Load what all tasks share, once per process, and return the function that does task K."""
+        raise NotImplementedError
+
+    def finish(self, run: CurationRun) -> None:
+        """Called when every task is done: remove outputs that no task of this configuration wrote."""
+
+
+class ShardStage(Stage):
+    """A stage that judges each sample of a shard: it writes one sidecar per shard and nothing else decides."""
+
+    def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
+        """Load what is shared; return shard name -> (sidecar with key, keep, reason, ..., notes)."""
+        raise NotImplementedError
+
+    def worker(self, run: CurationRun) -> Worker:
+        """Judge shard K and write its sidecar."""
+        judge = self.judge(run)
+
+        def work(task: int) -> Outcome:
+            table, notes = judge(run.shards[task].name)
+            run.write_sidecar(self.name, run.shards[task].name, table)
+            return Outcome.of(table, notes=notes)
+
+        return work
+
+
+class GlobalStage(Stage):
+    """A stage that looks at all shards at once: one task, still one sidecar per shard."""
+
+    per_shard: ClassVar[bool] = False
+
+    def decide(self, run: CurationRun) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+        """Shard name -> sidecar, and notes."""
+        raise NotImplementedError
+
+    def worker(self, run: CurationRun) -> Worker:
+        """Decide, then write every shard's sidecar."""
+
+        def work(task: int) -> Outcome:
+            tables, notes = self.decide(run)
+            for shard, table in tables.items():
+                run.write_sidecar(self.name, shard, table)
+            return Outcome.of(*tables.values(), notes=notes)
+
+        return work

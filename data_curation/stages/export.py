@@ -1,0 +1,86 @@
+"""Export: the one time that image bytes are copied, untouched, into indexed shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import PositiveInt
+
+from megavlm.platform.shards import Sample, ShardWriter
+
+from ..source import image_field, read_samples
+from .base import Outcome, Stage, Worker
+
+if TYPE_CHECKING:
+    from ..run import CurationRun
+
+# What the exported JSON says about a sample, and which sidecar knows it.
+FACTS = {"filter": ["width", "height"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
+
+
+class Export(Stage):
+    """RUN/export/TASK-*.tar with jpg (or png, ...), txt and json, in the source's order; task K is output shard K."""
+
+    needs: ClassVar[tuple[str, ...]] = ("ingest", "filter", "assign")
+    per_shard: ClassVar[bool] = False
+    judges: ClassVar[bool] = False
+
+    samples_per_shard: PositiveInt = 1000
+
+    def tasks(self, run: CurationRun) -> int:
+        """One per output shard."""
+        return -(-sum(len(run.survivors(self.name, shard.name)) for shard in run.shards) // self.samples_per_shard)
+
+    def worker(self, run: CurationRun) -> Worker:
+        """Task K reads only the source shards that its samples come from."""
+        plan = [(shard.name, key) for shard in run.shards for key in run.survivors(self.name, shard.name).to_pylist()]
+        times = Counter(key for _, key in plan)
+
+        def work(task: int) -> Outcome:
+            chosen = plan[task * self.samples_per_shard : (task + 1) * self.samples_per_shard]
+            folder = run.folder.path("export")
+            with ShardWriter(folder, prefix=prefix(task), samples_per_shard=self.samples_per_shard) as writer:
+                for shard in dict.fromkeys(name for name, _ in chosen):
+                    keys = {key for name, key in chosen if name == shard}
+                    for sample, facts in self._samples(run, shard, keys):
+                        # img2dataset's keys hold the shard's number; two merged sources may still share one
+                        key = sample.key if times[sample.key] == 1 else f"{shard}-{sample.key}"
+                        writer.write(key, exported(key, shard, sample, facts))
+            return Outcome(len(chosen), len(chosen))
+
+        return work
+
+    def _samples(self, run: CurationRun, shard: str, keys: set[str]) -> Iterator[tuple[Sample, dict[str, Any]]]:
+        facts = {row["key"]: row for row in run.gather(self.name, shard, FACTS).to_pylist()}
+        source = next(one for one in run.shards if one.name == shard)
+        for sample in read_samples(source, keys):
+            yield sample, facts[sample.key]
+
+    def finish(self, run: CurationRun) -> None:
+        """Remove output shards of an earlier, larger selection."""
+        valid = tuple(prefix(task) for task in range(self.tasks(run)))
+        for path in run.folder.path("export").glob("*"):
+            if not path.name.startswith(valid):
+                path.unlink()
+
+
+def prefix(task: int) -> str:
+    """What the file names of output shard `task` start with."""
+    return f"{task:06d}-"
+
+
+def exported(key: str, shard: str, sample: Sample, facts: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an exported sample; the image's bytes are those of the source."""
+    field = image_field(sample.fields)
+    assert field is not None  # ingest kept it because it has one
+    metadata = {
+        "key": key,
+        "width": facts["width"],
+        "height": facts["height"],
+        "cluster": facts["cluster"],
+        "source": {"shard": shard, "key": sample.key, "metadata": json.loads(facts["metadata"])},
+    }
+    return {field: sample.fields[field], "txt": facts["caption"], "json": metadata}
