@@ -1,0 +1,115 @@
+"""Image bytes to an RGB array. Pillow is the exact reference; plain JPEGs take libjpeg-turbo directly."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import InputError
+from .orientation import orientation, oriented
+from .pixels import UnsupportedPixels, rgb_pixels
+
+# Two times Pillow's own MAX_IMAGE_PIXELS, where Pillow itself starts to refuse.
+MAX_PIXELS = 178_956_970
+
+# Raster formats only: Pillow would otherwise hand PostScript to an external interpreter. JPEG includes MPO, the JPEG of
+# several pictures that cameras write.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF")
+
+
+class BadImage(InputError):
+    """An image that cannot be used.
+
+    `reason`: "empty" (no bytes), "not_an_image" (no format of FORMATS), "truncated", "too_large" (its header promises
+    more than max_pixels), "unreadable" (anything else).
+    """
+
+    def __init__(self, reason: str, what: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {what}")
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the header says: pixels as displayed (EXIF rotation applied), so decode() returns [height, width, 3]."""
+
+    width: int
+    height: int
+    format: str
+
+
+def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Read the header only; raises BadImage ("empty", "not_an_image", "too_large", "truncated", "unreadable")."""
+    image = _open(data, max_pixels)
+    width, height = image.size
+    # Pillow already reports TIFF sizes as displayed.
+    if image.format != "TIFF" and orientation(image) >= 5:
+        width, height = height, width
+    return ImageInfo(width, height, cast(str, image.format))
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode to uint8 RGB [H, W, 3], EXIF rotation applied; raises BadImage.
+
+    Transparency is composited on white; 16-bit samples v become round(v / 257); CMYK is converted without a profile;
+    an animation gives its first frame. max_pixels is compared with the header before any pixel is decoded; above
+    MAX_PIXELS Pillow's own limit holds.
+    """
+    image = _open(data, max_pixels)
+    pixels = decode_turbo(data, image) if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") else None
+    return decode_pillow(data, image) if pixels is None else pixels
+
+
+def decode_turbo(data: bytes, image: Image.Image) -> np.ndarray | None:
+    """libjpeg-turbo straight to RGB, for the JPEG whose opened header is `image`; None when Pillow should judge it.
+
+    Raises BadImage("truncated") when the pixel data ends early, even where a marker follows and Pillow would fill in.
+    """
+    try:
+        # strict: without it the missing part of a truncated file is silently padded.
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        if "premature end" in str(error).lower():
+            raise BadImage("truncated", str(error)) from error
+        return None
+    return oriented(pixels, orientation(image))
+
+
+def decode_pillow(data: bytes, image: Image.Image) -> np.ndarray:
+    """The exact reference: what Pillow decodes, for every format, for the opened `image` of `data`."""
+    try:
+        pixels = rgb_pixels(image, data)
+    except UnsupportedPixels as error:
+        raise BadImage("unreadable", str(error)) from error
+    except Exception as error:  # Pillow's decoders raise a dozen types on hostile bytes; each costs this one sample
+        raise BadImage(_reason(error), f"{type(error).__name__}: {error}") from error
+    return oriented(pixels, orientation(image))
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise BadImage("empty", "no bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise BadImage("not_an_image", f"{len(data)} bytes in no known image format") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_large", str(error)) from error
+    except Exception as error:  # as in decode_pillow
+        raise BadImage(_reason(error), f"{type(error).__name__}: {error}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage("too_large", f"{width}x{height} is more than {max_pixels} pixels")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).lower()
+    if isinstance(error, Image.DecompressionBombError):
+        return "too_large"
+    return "truncated" if isinstance(error, EOFError) or "truncated" in text else "unreadable"

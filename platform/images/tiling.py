@@ -1,0 +1,70 @@
+"""Dynamic high resolution: which grid of tiles an image is cut into (NVLM, arXiv 2409.11402, section 4.2).
+
+The rule is InternVL 1.5's (`find_closest_aspect_ratio` and `dynamic_preprocess` of its published training code),
+restated. Aspect ratios are compared as float64 on purpose: published checkpoints were trained with that rounding, and
+exact fractions would send real sizes (1000x1200 among them) to another grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ConfigError, InputError
+
+Grid = tuple[int, int]
+
+
+def candidate_grids(min_tiles: int, max_tiles: int) -> list[Grid]:
+    """All (cols, rows) with min_tiles <= cols * rows <= max_tiles, by number of tiles, then columns.
+
+    (1, 6) gives the paper's 14 ratios. Raises ConfigError when the bounds allow no grid.
+    """
+    if not 1 <= min_tiles <= max_tiles:
+        raise ConfigError(f"min_tiles {min_tiles} and max_tiles {max_tiles} allow no grid", fix="1 <= min <= max")
+    sides = range(1, max_tiles + 1)
+    grids = [(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles]
+    return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
+
+
+def choose_grid(width: int, height: int, tile: int, min_tiles: int, max_tiles: int) -> Grid:
+    """The (cols, rows) for a width x height image cut into square tiles of `tile` pixels.
+
+    The grid whose cols/rows is nearest to width/height. Of equally near ones the larger wins as long as the image has
+    more than half of that grid's pixels. Raises InputError for an image without pixels, ConfigError for bad bounds.
+    """
+    if width < 1 or height < 1:
+        raise InputError(f"an image of {width}x{height} has no pixels")
+    aspect = width / height
+    best, best_difference = (1, 1), float("inf")
+    for cols, rows in candidate_grids(min_tiles, max_tiles):
+        difference = abs(aspect - cols / rows)
+        tie_won = difference == best_difference and 2 * width * height > tile * tile * cols * rows
+        if difference < best_difference or tie_won:
+            best, best_difference = (cols, rows), difference
+    return best
+
+
+def tile_count(cols: int, rows: int, thumbnail: bool) -> int:
+    """Tiles of a grid, with the thumbnail of the whole image; a 1x1 grid is its own thumbnail."""
+    tiles = cols * rows
+    return tiles + 1 if thumbnail and tiles != 1 else tiles
+
+
+def tile_image(image: np.ndarray, tile: int, min_tiles: int, max_tiles: int, thumbnail: bool) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> uint8 [n, tile, tile, 3]: the grid row by row, then the thumbnail (if any).
+
+    The image is stretched to the grid (its aspect ratio is not kept) with Pillow's antialiased bicubic, as published.
+    """
+    height, width = image.shape[:2]
+    cols, rows = choose_grid(width, height, tile, min_tiles, max_tiles)
+    picture = Image.fromarray(image)
+    grid = _resize(picture, tile * cols, tile * rows).reshape(rows, tile, cols, tile, 3)
+    tiles = grid.transpose(0, 2, 1, 3, 4).reshape(rows * cols, tile, tile, 3)
+    if tile_count(cols, rows, thumbnail) == rows * cols:
+        return np.ascontiguousarray(tiles)
+    return np.concatenate([tiles, _resize(picture, tile, tile)[None]])
+
+
+def _resize(picture: Image.Image, width: int, height: int) -> np.ndarray:
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
