@@ -64,14 +64,14 @@ class PackedBatch:
     """
 
     tokens: Tensor  # int64 [1, s]; any id stands at the visual positions
-    labels: Tensor  # int64 [1, s], already the next token; -100 where none
+    labels: Tensor | None  # int64 [1, s], already the next token; -100 where none; None where nothing is learnt
     loss_weights: Tensor  # float32 [1, s]; 0 where the label is -100
     position_ids: Tensor  # int64 [1, s], from 0 in every sample
     cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
-    tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0
+    tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
     visual_index: Tensor  # int64 [n * tokens_per_tile]: positions in the sequence, tile after tile
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same pack on `device`."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return replace(self, **moved)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t if t is None else t.to(device) for name, t in tensors.items()})

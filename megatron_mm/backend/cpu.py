@@ -136,6 +136,8 @@ SEAMS: tuple[Seam, ...] = (
           "optimizer.py", _FACTORY_WHY),
     _seam("factories_clip", _CORE + "optimizer.clip_grads:torch", _constant(TorchWithoutCuda()),
           "clip_grads.py", _FACTORY_WHY),
+    _seam("factories_utils", _CORE + "utils:torch", _constant(TorchWithoutCuda()),
+          "utils.py, the gradient norm", _FACTORY_WHY),
     _seam("factories_schedules", _CORE + "pipeline_parallel.schedules:torch", _constant(TorchWithoutCuda()),
           "schedules.py", _FACTORY_WHY),
     _seam("tensor_type", "torch:Tensor.type", _type,

@@ -63,12 +63,15 @@ def layer_spec(
     mask: AttnMaskType,
     attention: type = SelfAttention,
     residual: Callable[..., Any] | ModuleSpec = get_bias_dropout_add,
+    qkv_bias: bool | None = None,
 ) -> ModuleSpec:
     """A pre-norm transformer layer: norm, self-attention, add, norm, MLP, add.
 
     `mask` is causal for a decoder and no_mask for an encoder: megatron-core's own local ViT spec says causal.
+    `qkv_bias` overrules the configuration, which can't give the projection a bias and the queries none.
     """
     use = modules()
+    qkv = use.column if qkv_bias is None else _with_bias(use.column, qkv_bias)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -77,7 +80,7 @@ def layer_spec(
                 module=attention,
                 params={"attn_mask_type": mask},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=use.column, core_attention=use.core_attention, linear_proj=use.row
+                    linear_qkv=qkv, core_attention=use.core_attention, linear_proj=use.row
                 ),
             ),
             self_attn_bda=residual,
@@ -86,6 +89,10 @@ def layer_spec(
             mlp_bda=residual,
         ),
     )
+
+
+def _with_bias(linear: type, bias: bool) -> Callable[..., torch.nn.Module]:
+    return lambda *args, **kwargs: linear(*args, **(kwargs | {"bias": bias}))
 
 
 def recompute_options(recompute: str) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""What megatron-core lets fail in silence, or lets hang, as errors before anything costly starts. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from megavlm.platform.errors import ConfigError, MissingPackage
+
+from ..layout import check_layout
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig, Stage
+
+
+def check_stage(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
+    """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage."""
+    check_layout(model, stage.parallel)
+    require_precision(stage.precision, where)
+    require_checkpointing()
+
+
+def require_precision(precision: str, where: str = "stage") -> None:
+    """FP8 without Transformer Engine: megatron-core trains on in bfloat16 and doesn't say so."""
+    if precision == "fp8" and not _installed("transformer_engine"):
+        raise ConfigError(
+            "precision fp8 needs Transformer Engine, which is not installed; megatron-core would ignore it in silence",
+            where=f"{where}.precision",
+            fix="install the gpu extra, or set precision=bf16",
+        )
+
+
+def require_checkpointing() -> None:
+    """Without psutil megatron-core's checkpoint writers die and the save waits for them for ever."""
+    if not _installed("psutil"):
+        raise MissingPackage("megatron-core's checkpoint writer needs psutil", fix="pip install psutil")
+
+
+def require_bidirectional(layer: Any) -> None:
+    """An encoder whose self-attention is causal: what megatron-core's local ViT spec gives. `layer` is a ModuleSpec."""
+    from megatron.core.transformer.enums import AttnMaskType
+
+    mask = layer.submodules.self_attention.params.get("attn_mask_type")
+    if mask is not AttnMaskType.no_mask:
+        raise ConfigError(
+            f"the encoder's self-attention has the mask type {getattr(mask, 'name', mask)}: patches would not see "
+            "those after them",
+            where="encoder",
+            fix="build its layers with AttnMaskType.no_mask",
+        )
+
+
+def require_schedule(config: Any) -> None:
+    """Interleaved pipelines with batched sends match two messages between the same ranks in the wrong order.
+
+    `config` is a TransformerConfig. Measured on two stages with two chunks each: the loss is off from the first step.
+    """
+    interleaved = (config.virtual_pipeline_model_parallel_size or 1) > 1
+    if interleaved and (config.batch_p2p_comm or not config.overlap_p2p_comm):
+        raise ConfigError(
+            f"virtual pipeline size {config.virtual_pipeline_model_parallel_size} with batched point-to-point sends "
+            "computes wrong losses in silence",
+            where="parallel.pp",
+            fix="set batch_p2p_comm=False and overlap_p2p_comm=True in the TransformerConfig",
+        )
+
+
+def require_bound_loss(loss: Any) -> None:
+    """A loss that hangs on no parameter: every parameter frozen, or the graph cut. `loss` is a tensor."""
+    if not loss.requires_grad:
+        raise ConfigError(
+            "the loss depends on no trainable parameter", where="stage.train", fix="name at least one axis to train"
+        )
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,80 @@
+"""First weights that no parallel layout can change: drawn whole by global name and seed, then sliced."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from torch import Tensor
+
+EMBEDDING_STD = 0.02
+TABLES = ("word_embeddings", "output_layer")
+RESIDUAL = ("linear_proj", "linear_fc2")  # what is added to the residual stream
+
+
+@torch.no_grad()
+def initialise(model: Any, seed: int) -> None:
+    """Fill every parameter of `model` in place, the same on every layout.
+
+    Reads the model's sharded state dict, which names each tensor globally and says which part this rank holds: what
+    a checkpoint would contain. Matrices are normal with deviation 1/sqrt(fan-in), those that end a residual branch
+    divided by sqrt(2 * layers) (GPT-2); tables normal with 0.02; norms one, biases zero; a parameter's own
+    `init_constant` or `init_std` wins.
+    """
+    for tensor in _sharded(model.sharded_state_dict().values()):
+        if tensor.data is not None:
+            tensor.data.copy_(_slice(tensor, _draw(tensor, seed, _rows(model, tensor))))
+
+
+def _sharded(values: Any) -> Iterator[ShardedTensor]:
+    """Every ShardedTensor, SwiGLU's gate and up halves one by one: their data are views of the parameter."""
+    for value in values:
+        if isinstance(value, ShardedTensorFactory):
+            yield from _sharded(value.build())
+        elif isinstance(value, ShardedTensor):
+            yield value
+
+
+def _draw(tensor: ShardedTensor, seed: int, rows: int) -> Tensor:
+    """The whole tensor of which `tensor` is a shard, float32. `rows` are drawn, padding of the vocabulary is zero."""
+    shape = tensor.global_shape[tensor.prepend_axis_num :]
+    constant = getattr(tensor.data, "init_constant", None)
+    if constant is None and len(shape) == 1 and not hasattr(tensor.data, "init_std"):
+        constant = 0.0 if tensor.key.endswith("bias") else 1.0
+    if constant is not None:
+        return torch.full(shape, constant)
+    whole = torch.zeros(shape)
+    whole[:rows].normal_(0.0, _deviation(tensor, shape), generator=_generator(tensor, seed))
+    return whole
+
+
+def _deviation(tensor: ShardedTensor, shape: tuple[int, ...]) -> float:
+    own = getattr(tensor.data, "init_std", None)
+    if own is not None:
+        return own
+    if any(name in tensor.key for name in TABLES):
+        return EMBEDDING_STD
+    std = 1 / math.sqrt(math.prod(shape[1:]))
+    layers = tensor.global_shape[0] if tensor.prepend_axis_num else 0
+    return std / math.sqrt(2 * layers) if layers and any(name in tensor.key for name in RESIDUAL) else std
+
+
+def _generator(tensor: ShardedTensor, seed: int) -> torch.Generator:
+    """Seeded by the run's seed, the global name, and the layer where layers share a name."""
+    name = f"{seed}/{tensor.key}/{tensor.global_offset[: tensor.prepend_axis_num]}"
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _slice(tensor: ShardedTensor, whole: Tensor) -> Tensor:
+    offsets = tensor.global_offset[tensor.prepend_axis_num :]
+    return whole[tuple(slice(start, start + size) for start, size in zip(offsets, tensor.local_shape, strict=True))]
+
+
+def _rows(model: Any, tensor: ShardedTensor) -> int:
+    """Rows that mean something: all, but for a table only the true vocabulary, which padding would change by layout."""
+    return model.spec.decoder.vocab if tensor.allow_shape_mismatch else tensor.global_shape[tensor.prepend_axis_num]

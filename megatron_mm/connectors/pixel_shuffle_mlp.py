@@ -1,0 +1,54 @@
+"""NVLM's and InternVL's connector: pixel shuffle to a quarter of the tokens, then a two-layer MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from megavlm.platform.config import Config
+from megavlm.platform.errors import ConfigError
+
+from ..layout import require_divisible
+
+if TYPE_CHECKING:
+    from ..config import Parallel
+    from ..contracts import BuildContext
+    from .pixel_shuffle_mlp_model import PixelShuffleMLPModel
+
+FACTOR = 2  # a block of FACTOR x FACTOR tokens becomes one
+
+
+class PixelShuffleMLP(Config):
+    """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5)."""
+
+    name: Literal["pixel_shuffle_mlp"] = "pixel_shuffle_mlp"
+    hidden: PositiveInt  # NVLM-D: the decoder's ffn
+    norm_eps: float = 1e-6  # NVLM's training scripts; the Hugging Face port says 1e-5
+
+    def tokens_per_tile(self, grid: tuple[int, int]) -> int:
+        """Visual tokens per tile of `grid` (rows, columns); raises ConfigError for an odd side."""
+        rows, columns = grid
+        if rows % FACTOR or columns % FACTOR:
+            raise ConfigError(
+                f"pixel shuffle joins {FACTOR} x {FACTOR} patches, and a tile has {rows} x {columns}",
+                where="encoder.patch_size",
+                fix="choose image_size and patch_size so that a tile's side has an even number of patches",
+            )
+        return rows * columns // FACTOR**2
+
+    def parameters(self, channels: int, width: int) -> int:
+        """Parameters between `channels` of the encoder and `width` of the decoder."""
+        shuffled = channels * FACTOR**2
+        return 2 * shuffled + shuffled * self.hidden + self.hidden * width
+
+    def check(self, parallel: Parallel) -> None:
+        """Raise ConfigError where this connector cannot be split over `parallel`."""
+        require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
+
+    def build(self, ctx: BuildContext, channels: int, width: int) -> PixelShuffleMLPModel:
+        """The connector, weights not drawn."""
+        from .pixel_shuffle_mlp_model import PixelShuffleMLPModel
+
+        self.check(ctx.parallel)
+        return PixelShuffleMLPModel(self, ctx, channels, width)

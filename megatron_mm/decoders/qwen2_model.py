@@ -1,0 +1,90 @@
+"""Qwen2 as megatron-core's GPTModel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from ..backend.specs import layer_spec, modules
+from ..backend.transformer import mark_split_weights, transformer_config
+from ..contracts import BuildContext
+
+if TYPE_CHECKING:
+    from .qwen2 import Qwen2
+
+
+def config_of(spec: Qwen2, ctx: BuildContext) -> TransformerConfig:
+    """megatron-core's configuration of this shape."""
+    return transformer_config(
+        ctx,
+        num_layers=spec.layers,
+        hidden_size=spec.hidden,
+        num_attention_heads=spec.heads,
+        num_query_groups=spec.kv_heads,
+        ffn_hidden_size=spec.ffn,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=True,
+    )
+
+
+class Decoder(GPTModel):
+    """GPTModel as the `decoder` of a larger model.
+
+    megatron-core's schedules and CUDA graphs take the outermost attribute named "decoder" for the transformer block.
+    """
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer layers of this stage."""
+        return self.decoder.layers
+
+
+def build(spec: Qwen2, ctx: BuildContext) -> Decoder:
+    """The stage of the decoder that `ctx` names. Embeddings come out whole: the model splits them after injection."""
+    config = config_of(spec, ctx)
+    layers = get_num_layers_to_build(config, vp_stage=ctx.vp_stage)
+    block = TransformerBlockSubmodules(
+        layer_specs=[layer_spec(AttnMaskType.causal)] * layers, layer_norm=modules().norm
+    )
+    model = Decoder(
+        config=config,
+        transformer_layer_spec=block,
+        vocab_size=spec.padded_vocab(ctx.parallel.tp),
+        max_sequence_length=spec.max_positions,
+        pre_process=ctx.pre_process,
+        post_process=ctx.post_process,
+        share_embeddings_and_output_weights=spec.tied,
+        position_embedding_type="rope",
+        rotary_base=spec.rope_base,
+        scatter_embedding_sequence_parallel=False,
+        vp_stage=ctx.vp_stage,
+    )
+    mark_split_weights(model)
+    if ctx.post_process and model.vocab_size > spec.vocab:
+        model.output_layer.register_forward_hook(_HidePadding(spec.vocab))
+    return model
+
+
+class _HidePadding:
+    """Forward hook of the output layer: logits of the padding rows are -inf, so no layout changes the softmax."""
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+
+    def __call__(self, layer: Any, inputs: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        logits, bias = output
+        whole = logits.shape[-1] == layer.output_size
+        first = 0 if whole else layer.tp_group.rank() * layer.output_size_per_partition
+        ids = torch.arange(first, first + logits.shape[-1], device=logits.device)
+        return logits.masked_fill(ids >= self.vocab, float("-inf")), bias

@@ -1,0 +1,163 @@
+"""InternViT on megatron-core's transformer block.
+
+Follows the published modeling_intern_vit.py: x += ls1 * attn(norm1(x)), x += ls2 * mlp(norm2(x)), no final norm; the
+features are the last hidden state without the class token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region, reduce_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group, make_sharded_tensors_for_checkpoint
+from torch import Tensor, nn
+
+from ..backend.guards import require_bidirectional
+from ..backend.specs import layer_spec
+from ..backend.transformer import mark_split_weights, transformer_config
+from ..contracts import BuildContext, FeatureMap
+
+if TYPE_CHECKING:
+    from .internvit import InternViT
+
+
+class JointHeadNorm(MegatronModule):
+    """RMSNorm over the concatenation of ALL heads, which tensor parallelism has spread over ranks.
+
+    y = x * rsqrt(mean over heads and channels of x^2 + eps) * weight. Each rank holds its heads' slice of the weight
+    (published length: heads * head_dim); the mean square is summed over the ranks.
+    """
+
+    def __init__(self, config: TransformerConfig, tp_group: Any) -> None:
+        super().__init__(config=config)
+        self.tp_group = tp_group
+        self.size = config.num_attention_heads * config.kv_channels
+        self.weight = nn.Parameter(torch.empty(self.size // tp_group.size(), dtype=config.params_dtype))
+        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[s, b, local heads, d] -> the same, normalised; the statistic is taken in float32."""
+        flat = x.flatten(2).float()
+        squares = flat.square().sum(-1, keepdim=True)
+        # Every rank uses the sum, so its gradient is summed too: reduce has an identity backward, copy the sum.
+        squares = copy_to_tensor_model_parallel_region(
+            reduce_from_tensor_model_parallel_region(squares, group=self.tp_group), group=self.tp_group
+        )
+        normed = flat * torch.rsqrt(squares / self.size + self.config.layernorm_epsilon)
+        return (self.weight * normed.to(x.dtype)).view_as(x)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
+        """The weight, split over tensor-parallel ranks."""
+        groups = {"tp_group": self.tp_group, "dp_cp_group": ensure_metadata_has_dp_cp_group(metadata)["dp_cp_group"]}
+        state = self.state_dict(keep_vars=True)
+        return make_sharded_tensors_for_checkpoint(state, prefix, {"weight": 0}, sharded_offsets, **groups)
+
+
+class JointNormAttention(SelfAttention):
+    """Self-attention whose queries and keys each pass one norm over all heads.
+
+    The norms are not called q_layernorm/k_layernorm: megatron-core would take those for per-head norms, whose
+    gradients it sums over tensor-parallel ranks.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.q_norm = JointHeadNorm(self.config, self.tp_group)
+        self.k_norm = JointHeadNorm(self.config, self.tp_group)
+
+    def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
+        """megatron-core's, then the norms. (Unsplit qkv is asked for with fused rotary positions only.)"""
+        query, key, value = super().get_query_key_value_tensors(*args, **kwargs)
+        return self.q_norm(query), self.k_norm(key), value
+
+
+class LayerScale(nn.Module):
+    """residual + scale * (x + bias): stands where megatron-core adds bias and residual (CaiT, Touvron et al. 2021)."""
+
+    def __init__(self, hidden: int, init: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(hidden, dtype=dtype))
+        self.scale.init_constant = init
+
+    def forward(self, training: bool, fused: bool) -> Any:
+        """megatron-core asks for the function first and calls it with ((x, bias), residual, dropout)."""
+        return self._add
+
+    def _add(self, x_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        x, bias = x_with_bias
+        return residual + self.scale * (x if bias is None else x + bias)
+
+
+class PatchEmbedding(nn.Module):
+    """Convolution over patches, a class token, and learned positions (class token first)."""
+
+    def __init__(self, spec: InternViT, dtype: torch.dtype) -> None:
+        super().__init__()
+        rows, columns = spec.grid
+        self.patches = nn.Conv2d(3, spec.hidden, spec.patch_size, spec.patch_size, dtype=dtype)
+        self.class_token = nn.Parameter(torch.empty(spec.hidden, dtype=dtype))
+        self.positions = nn.Parameter(torch.empty(1 + rows * columns, spec.hidden, dtype=dtype))
+        self.class_token.init_std = self.positions.init_std = 0.02
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """[n, 3, H, W] -> [n, 1 + rows * columns, hidden]."""
+        patches = self.patches(tiles).flatten(2).transpose(1, 2)
+        class_token = self.class_token.expand(len(tiles), 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.positions
+
+
+class InternViTModel(MegatronModule):
+    """Tiles [n, 3, H, W], normalised, -> one FeatureMap of n * rows * columns tokens."""
+
+    def __init__(self, spec: InternViT, ctx: BuildContext) -> None:
+        super().__init__(config=_config(spec, ctx))
+        self.spec = spec
+        layer = _layer_spec(spec, ctx)
+        require_bidirectional(layer)
+        self.embedding = PatchEmbedding(spec, ctx.params_dtype)
+        self.block = TransformerBlock(
+            self.config, TransformerBlockSubmodules(layer_specs=[layer] * spec.layers), post_layer_norm=False
+        )
+        mark_split_weights(self)
+
+    def forward(self, tiles: Tensor) -> list[FeatureMap]:
+        """float [n, 3, H, W] -> [FeatureMap with values [n * rows * columns, hidden]]."""
+        x = self.embedding(tiles).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
+        x = self.block(x, attention_mask=None)
+        values = x[1:].transpose(0, 1).reshape(-1, self.spec.hidden)
+        images = torch.arange(len(tiles), device=tiles.device)
+        return [FeatureMap(values, self.spec.grid, images, expert="internvit", layer=-1)]
+
+
+def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
+    """Whole on the first pipeline stage, the sequence never split: a tile is short."""
+    return transformer_config(
+        ctx,
+        num_layers=spec.layers,
+        hidden_size=spec.hidden,
+        num_attention_heads=spec.heads,
+        ffn_hidden_size=spec.ffn,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_eps,
+        activation_func=F.gelu,  # exact; megatron-core's fused bias+GELU would be the tanh approximation
+        bias_activation_fusion=False,
+        add_bias_linear=True,
+        pipeline_model_parallel_size=1,
+        sequence_parallel=False,
+    )
+
+
+def _layer_spec(spec: InternViT, ctx: BuildContext) -> ModuleSpec:
+    scale = {"hidden": spec.hidden, "init": spec.layer_scale, "dtype": ctx.params_dtype}
+    attention = JointNormAttention if spec.qk_norm else SelfAttention
+    residual = ModuleSpec(module=LayerScale, params=scale)
+    return layer_spec(AttnMaskType.no_mask, attention, residual, qkv_bias=spec.qkv_bias)

@@ -1,0 +1,30 @@
+"""Visual tokens written over the text embeddings at their positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from megavlm.platform.errors import InputError
+
+from ..contracts import PackedBatch, VisualTokens
+
+
+class InlineInjection(nn.Module):
+    """Embeddings [s, 1, h] and visual tokens -> the decoder's input [s, 1, h]."""
+
+    def forward(self, text: Tensor, visual: VisualTokens, batch: PackedBatch) -> tuple[Tensor, dict[str, Any]]:
+        """Write `visual.values` at `batch.visual_index`. No two tokens share a place, so the backward has one order.
+
+        Raises InputError when the pack has not as many places as there are visual tokens.
+        """
+        if len(visual.values) != len(batch.visual_index):
+            raise InputError(
+                f"{len(visual.values)} visual tokens for {len(batch.visual_index)} places in the sequence",
+                where="pack",
+                fix="pack the data again with this model's tokens per tile",
+            )
+        s, b, h = text.shape
+        merged = text.view(s * b, h).index_copy(0, batch.visual_index, visual.values.to(text.dtype))
+        return merged.view(s, b, h), {}

@@ -1,0 +1,22 @@
+"""Next-token prediction: cross entropy over the weighted targets of the whole global batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from megavlm.platform.config import Config
+
+if TYPE_CHECKING:
+    from .next_token_model import NextTokenLoss
+
+
+class NextToken(Config):
+    """sum(weight * cross entropy) / sum(weight), both sums over every pack of the global batch."""
+
+    name: Literal["next_token"] = "next_token"
+
+    def build(self) -> NextTokenLoss:
+        """The loss."""
+        from .next_token_model import NextTokenLoss
+
+        return NextTokenLoss()
