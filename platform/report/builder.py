@@ -72,7 +72,9 @@ class Report:
 
     def table(self, rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str], title: str = "") -> None:
         """Rows as mappings by column or as sequences in their order; numbers are aligned, None shows as a dash."""
-        self._add(self._blocks.table(title, list(columns), [_cells(row, columns) for row in rows]))
+        cells = [_cells(row, columns) for row in rows]
+        heads = [Cell(name, any(row[i].number for row in cells)) for i, name in enumerate(columns)]
+        self._add(self._blocks.table(title, heads, cells))
 
     def line_chart(
         self,

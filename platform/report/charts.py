@@ -13,7 +13,7 @@ from typing import Any
 INK, GRID = "#010101", "#020202"
 SERIES = tuple(f"#0{n}0a0b" for n in range(1, 9))
 CSS_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, 1)}
-WIDTH = 7.6  # inches; the page scales the figure to its column
+WIDTH = 9.0  # inches; the page scales the figure to its column
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "svg.hashsalt": "megavlm",  # the same figure gives the same bytes
@@ -98,7 +98,11 @@ def _figure(draw: Any, height: float) -> str:
 def _legend(axes: Any, names: Sequence[str]) -> None:
     """A legend above the plot, where one is needed: it covers no data there."""
     if any(names) and len(names) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.3, handlelength=1.4)
+        drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        handles = [drawn[name] for name in names]  # matplotlib would put every line before every bar
+        axes.legend(
+            handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.3, handlelength=1.4
+        )
 
 
 def _colour(index: int) -> str:

@@ -13,7 +13,7 @@ class Cell(NamedTuple):
 
 
 def cell(value: Any) -> Cell:
-    """Integers with thousands separators, floats with four significant digits, None as a dash."""
+    """Integers with thousands separators, floats with four significant digits or as whole numbers, None as a dash."""
     if value is None:
         return Cell("–", False)
     if isinstance(value, bool):
@@ -21,5 +21,5 @@ def cell(value: Any) -> Cell:
     if isinstance(value, int):
         return Cell(f"{value:,}", True)
     if isinstance(value, float):
-        return Cell(f"{value:,.0f}" if value.is_integer() and 1e4 <= abs(value) < 1e15 else f"{value:.4g}", True)
+        return Cell(f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}", True)
     return Cell(str(value), False)
