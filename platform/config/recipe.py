@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ..errors import ConfigError, did_you_mean
 from ..registry import load_object
+from .schema import Config
 from .tree import Tree, leaves, merge, nest, parse_override, parse_yaml
 
 # Sections and where their schema stands: strings only, since platform imports no other room.
@@ -19,8 +23,21 @@ SECTIONS = {
     "model": "megavlm.megatron_mm.config:ModelConfig",
     "stages": "megavlm.megatron_mm.config:Stages",
 }
-HEADER = ("name", "description", "base", "seed", "sources", "parameters")
 RECIPE_PACKAGES = ("megavlm.data_curation.recipes", "megavlm.megatron_mm.recipes")
+
+
+class Header(Config):
+    """The keys of a recipe beside its sections."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")  # names the run folder too
+    description: str = ""
+    base: str | None = None  # the recipe or file under this one
+    seed: int = 1
+    sources: dict[str, Any] = {}
+    parameters: dict[str, int] = {}
+
+
+HEADER = tuple(Header.model_fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +85,39 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     tree, origins = _read(name_or_path, seen=())
     for text in overrides:
         key, value = parse_override(text)
-        tree = merge(tree, nest(key, value))
-        origins |= {leaf: "command line" for leaf, _ in leaves(value, key)}
+        if key == "base":
+            raise ConfigError("an override cannot set a recipe's base", where=text, fix="name the other recipe")
+        tree, origins = _over(tree, origins, nest(key, value), "command line")
     return _validate(tree, origins)
+
+
+def _over(tree: Tree, origins: dict[str, str], own: Tree, origin: str) -> tuple[Tree, dict[str, str]]:
+    """`own` on top of `tree`; what it removed or replaced keeps no origin."""
+    merged = merge(tree, own)
+    origins = origins | {leaf: origin for leaf, _ in leaves(own)}
+    return merged, {leaf: origins[leaf] for leaf, _ in leaves(merged) if leaf in origins}
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> tuple[Tree, dict[str, str]]:
     path, origin = _locate(name_or_path)
-    if str(path) in seen:
-        raise ConfigError(f"recipe '{name_or_path}' is its own base", where=str(path), fix="break the circle of `base:`")
+    here = str(path.resolve())
+    if here in seen:
+        raise ConfigError(
+            f"recipe '{name_or_path}' is its own base", where=str(path), fix="break the circle of `base:`"
+        )
     own = parse_yaml(path.read_text(), where=str(path))
     if not isinstance(own, dict):
         raise ConfigError("a recipe is a mapping of sections", where=str(path))
-    tree, origins = _read(own["base"], (*seen, str(path))) if own.get("base") else ({}, {})
+    tree, origins = _read(_beside(own["base"], path), (*seen, here)) if own.get("base") else ({}, {})
     own.setdefault("name", path.stem)
-    return merge(tree, own), origins | {leaf: origin for leaf, _ in leaves(own)}
+    return _over(tree, origins, own, origin)
+
+
+def _beside(base: Any, path: Path) -> str:
+    """A base that is a file is looked for from the folder of the file that names it."""
+    if not isinstance(base, str):
+        raise ConfigError(f"base is the name of a recipe or file, not {base!r}", where=str(path))
+    return str(path.parent / base) if Path(base).suffix in {".yaml", ".yml"} else base
 
 
 def _locate(name_or_path: str) -> tuple[Path, str]:
@@ -90,7 +125,9 @@ def _locate(name_or_path: str) -> tuple[Path, str]:
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path, f"file {path}"
-        raise ConfigError(f"no recipe file '{path}'", fix="give an existing YAML file or a name from `megavlm recipes list`")
+        raise ConfigError(
+            f"no recipe file '{path}'", fix="give an existing YAML file or a name from `megavlm recipes list`"
+        )
     recipes = list_recipes()
     if name_or_path not in recipes:
         raise ConfigError(f"unknown recipe '{name_or_path}'", fix=did_you_mean(name_or_path, recipes))
@@ -100,37 +137,49 @@ def _locate(name_or_path: str) -> tuple[Path, str]:
 def _validate(tree: Tree, origins: dict[str, str]) -> Recipe:
     for key in tree:
         if key not in SECTIONS and key not in HEADER:
-            raise ConfigError(f"unknown key '{key}'", where=origins.get(key, key), fix=did_you_mean(key, [*SECTIONS, *HEADER]))
-    sections = {name: _parse_section(name, tree, origins) for name in SECTIONS if name in tree}
-    resolved = {"name": tree["name"], "seed": tree.get("seed", 1)}
+            fix = did_you_mean(str(key), [*SECTIONS, *HEADER])
+            raise ConfigError(f"unknown key '{key}'", where=_place(str(key), origins), fix=fix)
+    header = _parse(Header, {key: tree[key] for key in HEADER if key in tree}, "", origins)
+    present = {name: load_object(schema) for name, schema in SECTIONS.items() if name in tree}
+    sections = {name: _parse(schema, tree[name], name, origins) for name, schema in present.items()}
+    resolved = {"name": header.name, "seed": header.seed}
     resolved |= {name: section.model_dump(mode="json") for name, section in sections.items()}
     return Recipe(
-        name=tree["name"],
-        description=tree.get("description", ""),
-        seed=int(resolved["seed"]),
+        name=header.name,
+        description=header.description,
+        seed=header.seed,
         sections=sections,
         tree=resolved,
-        origins={leaf: origins.get(leaf, "default") for leaf, _ in leaves(resolved)},
-        sources=_flat_sources(tree.get("sources", {})),
-        parameters=tree.get("parameters", {}),
+        origins={leaf: _origin(leaf, origins) for leaf, _ in leaves(resolved)},
+        sources=_flat_sources(header.sources),
+        parameters=header.parameters,
     )
+
+
+def _origin(leaf: str, origins: dict[str, str]) -> str:
+    """Where a leaf comes from. A point written as just its name stands in the file without the `.name` it gets here."""
+    short = leaf.removesuffix(".name")
+    spellings = (leaf,) if short == leaf else (leaf, short, re.sub(r"\.\d+$", "", short))
+    return next((origins[key] for key in spellings if key in origins), "default")
 
 
 def _flat_sources(sources: Tree) -> dict[str, str]:
     return {key: str(value) for key, value in leaves(sources)} if sources else {}
 
 
-def _parse_section(name: str, tree: Tree, origins: dict[str, str]) -> Any:
+def _parse(schema: Any, data: Any, name: str, origins: dict[str, str]) -> Any:
     try:
-        return load_object(SECTIONS[name]).parse(tree[name], where=name)
+        return schema.parse(data, where=name)
     except ConfigError as error:
-        raise _complete_place(error, tree[name], name, origins) from None
+        raise ConfigError(error.what, where=_place(error.where or name, origins), fix=error.fix) from None
 
 
-def _complete_place(error: ConfigError, section: Any, name: str, origins: dict[str, str]) -> ConfigError:
-    """Inside a point only the tail of the key is known; find the whole key and say where it was written."""
-    tail = error.where or ""
-    keys = [key for key, _ in leaves(section, name)]
-    full = next((k for k in keys if k == tail or k.endswith("." + tail)), tail if tail.startswith(name) else f"{name}: {tail}")
-    where = f"{full}  [{origins[full]}]" if full in origins else full
-    return ConfigError(error.what, where=where, fix=error.fix)
+def _place(key: str, origins: dict[str, str]) -> str:
+    """A key with where it was written. Deep inside a point the middle of a key is not known: then it is looked up."""
+    owner, _, last = key.rpartition(".")
+    inner = (leaf for leaf in origins if owner and leaf.startswith(f"{owner}.") and leaf.endswith(f".{last}"))
+    if key in origins:
+        return f"{key}  [{origins[key]}]"
+    if below := next((leaf for leaf in origins if leaf.startswith(f"{key}.")), None):
+        return f"{key}  [{origins[below]}]"
+    return next((f"{leaf}  [{origins[leaf]}]" for leaf in inner), key)

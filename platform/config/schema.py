@@ -23,11 +23,17 @@ class Config(pydantic.BaseModel):
             return cls.model_validate(data)
         except pydantic.ValidationError as error:
             raise _explain(cls, error, where) from None
+        except ConfigError as error:  # from a point or validator: no ValueError, so pydantic lets it pass
+            place = error.where or ""
+            inside = place == where or place.startswith(f"{where}.")
+            full = place if inside else ".".join(part for part in (where, place) if part)
+            raise ConfigError(error.what, where=full or None, fix=error.fix) from None
 
 
 def _explain(cls: type[Config], error: pydantic.ValidationError, where: str) -> ConfigError:
-    """The first problem of a pydantic report, as one of our errors."""
-    first = error.errors(include_url=False)[0]
+    """The most telling problem of a pydantic report: a misspelt key is both unknown and, if required, missing."""
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join([where, *map(str, first["loc"])]).strip(".")
     if first["type"] == "extra_forbidden":
         owner = _schema_at(cls, first["loc"][:-1])
@@ -63,11 +69,14 @@ def _parse_point(registry: Registry, value: Any) -> Any:
         return value
     if isinstance(value, str):
         value = {"name": value}
-    if not isinstance(value, dict) or "name" not in value:
-        raise ConfigError(f"{registry.kind} needs a 'name'", fix=f"known: {', '.join(sorted(registry))}")
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        known = f"known: {', '.join(sorted(registry))}"
+        raise ConfigError(f"{registry.kind} needs a 'name'", where=registry.kind, fix=known)
     options = {k: v for k, v in value.items() if k != "name"}
-    schema = registry.load(value["name"])
-    # ConfigError is no ValueError: it passes through pydantic unwrapped, and the recipe loader completes its place.
+    try:
+        schema = registry.load(value["name"])
+    except ConfigError as error:
+        raise ConfigError(error.what, where=registry.kind, fix=error.fix) from None
     return schema.parse({"name": value["name"], **options}, where=registry.kind)
 
 

@@ -38,7 +38,7 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML text; raises ConfigError naming `where` and the line."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=where) from None
 
@@ -61,8 +61,9 @@ def merge(under: Tree, over: Mapping[str, Any]) -> Tree:
         old = out.get(key)
         if value is None:
             out.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(old, Mapping) and not _other_point(old, value):
-            out[key] = merge(dict(old), value)
+        elif isinstance(value, Mapping):
+            kept = isinstance(old, Mapping) and not _other_point(old, value)
+            out[key] = merge(dict(old) if kept else {}, value)
         else:
             out[key] = value
     return out
