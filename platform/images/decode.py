@@ -87,7 +87,7 @@ def decode_pillow(data: bytes, image: Image.Image) -> np.ndarray:
     except UnsupportedPixels as error:
         raise BadImage("unreadable", str(error)) from error
     except Exception as error:  # Pillow's decoders raise a dozen types on hostile bytes; each costs this one sample
-        raise BadImage(_reason(error), f"{type(error).__name__}: {error}") from error
+        raise BadImage(_reason(error, data), f"{type(error).__name__}: {error}") from error
     return oriented(pixels, orientation(image))
 
 
@@ -97,19 +97,30 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise BadImage("not_an_image", f"{len(data)} bytes in no known image format") from error
+        reason = "truncated" if _cut_short(data) else "not_an_image"
+        raise BadImage(reason, f"{len(data)} bytes in no known image format") from error
     except Image.DecompressionBombError as error:
         raise BadImage("too_large", str(error)) from error
     except Exception as error:  # as in decode_pillow
-        raise BadImage(_reason(error), f"{type(error).__name__}: {error}") from error
+        raise BadImage(_reason(error, data), f"{type(error).__name__}: {error}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise BadImage("too_large", f"{width}x{height} is more than {max_pixels} pixels")
     return image
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).lower()
+def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too_large"
-    return "truncated" if isinstance(error, EOFError) or "truncated" in text else "unreadable"
+    cut = isinstance(error, EOFError) or "truncated" in str(error).lower() or _cut_short(data)
+    return "truncated" if cut else "unreadable"
+
+
+def _cut_short(data: bytes) -> bool:
+    """Whether unusable `data` is a file cut off, where Pillow's error doesn't tell.
+
+    A WebP states its size (RIFF: bytes 4..7); a JPEG ends in an end marker, but for padding.
+    """
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return data.startswith(b"\xff\xd8\xff") and not data.rstrip(b"\0").endswith(b"\xff\xd9")

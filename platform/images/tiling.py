@@ -61,9 +61,11 @@ def tile_image(image: np.ndarray, tile: int, min_tiles: int, max_tiles: int, thu
     picture = Image.fromarray(image)
     grid = _resize(picture, tile * cols, tile * rows).reshape(rows, tile, cols, tile, 3)
     tiles = grid.transpose(0, 2, 1, 3, 4).reshape(rows * cols, tile, tile, 3)
-    if tile_count(cols, rows, thumbnail) == rows * cols:
-        return np.ascontiguousarray(tiles)
-    return np.concatenate([tiles, _resize(picture, tile, tile)[None]])
+    out = np.empty((tile_count(cols, rows, thumbnail), tile, tile, 3), dtype=np.uint8)
+    out[: rows * cols] = tiles
+    if len(out) > rows * cols:
+        out[-1] = _resize(picture, tile, tile)
+    return out
 
 
 def _resize(picture: Image.Image, width: int, height: int) -> np.ndarray:

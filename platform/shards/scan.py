@@ -14,6 +14,18 @@ from typing import IO
 from ..storage import Url, file_size, open_file
 from .sample import BadMember, Sample, is_unsafe, split_name
 
+# What tarfile raises on headers that lie.
+_HOSTILE = (tarfile.TarError, ValueError, OSError, OverflowError, MemoryError, RecursionError)
+
+# Members that describe the next one.
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
 
 @dataclass(frozen=True)
 class Member:
@@ -103,7 +115,7 @@ def _entries(file: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | BadMember
         return
     try:
         archive = tarfile.TarFile(fileobj=file, mode="r")
-    except (tarfile.TarError, ValueError, OSError):
+    except _HOSTILE:
         yield _ending(file, 0, size) or BadMember("", "truncated_tar")
         return
     while (entry := _next(archive)) is not None:
@@ -123,7 +135,7 @@ def _entries(file: IO[bytes], size: int) -> Iterator[tarfile.TarInfo | BadMember
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
     try:
         entry = archive.next()
-    except (tarfile.TarError, ValueError, OSError, RecursionError):
+    except _HOSTILE:
         entry = None
     archive.members.clear()  # tarfile keeps every header it has seen
     return entry
@@ -131,8 +143,19 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 def _ending(file: IO[bytes], offset: int, size: int) -> BadMember | None:
     """What follows the last member: zero blocks (None), nothing more (truncated), or anything else (corrupt)."""
-    file.seek(min(offset, size))
-    block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        return BadMember("", "truncated_tar")
-    return None if not any(block) else BadMember("", "corrupt_tar")
+    while offset >= 0:
+        file.seek(min(offset, size))
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            return BadMember("", "truncated_tar")
+        if not any(block):
+            return None
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError):
+            break
+        if header.type not in _EXTENDED or header.size < 0:
+            break
+        # A long name is a member of its own, before the one it names: the cut may lie inside it.
+        offset += tarfile.BLOCKSIZE * (1 + -(-header.size // tarfile.BLOCKSIZE))
+    return BadMember("", "corrupt_tar")
