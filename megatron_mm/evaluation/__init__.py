@@ -3,6 +3,6 @@
 from megavlm.platform.registry import Registry
 
 SUITES = Registry("suite", {
-    "text": "megavlm.megatron_mm.evaluation.predict:greedy_exact_match",
-    "vqa": "megavlm.megatron_mm.evaluation.predict:greedy_exact_match",
+    "text": "megavlm.megatron_mm.evaluation.predict:evaluate_suite",
+    "vqa": "megavlm.megatron_mm.evaluation.predict:evaluate_suite",
 })  # fmt: skip

@@ -46,6 +46,12 @@ class GateResult:
         """Plain data under stable keys."""
         return dataclasses.asdict(self) | {"exit_code": self.exit_code}
 
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> GateResult:
+        """What `to_json` told, whatever stands beside it; raises TypeError when something is missing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in told.items() if key in names})
+
     def sentence(self) -> str:
         """The verdict in words."""
         said = {

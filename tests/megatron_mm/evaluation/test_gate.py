@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from megavlm.megatron_mm.evaluation.gate import items_to_decide, paired_gate
+from megavlm.megatron_mm.evaluation.gate import GateResult, items_to_decide, paired_gate
 from megavlm.megatron_mm.evaluation.intervals import tango_interval
 from megavlm.megatron_mm.evaluation.predictions import Prediction
 from megavlm.platform.errors import ConfigError, InputError
@@ -98,5 +98,7 @@ def test_a_drop_on_the_limit_itself_is_decided_by_no_number() -> None:
 
 def test_result_is_plain_json() -> None:
     same = predictions([True] * 10)
-    told = json.loads(json.dumps(paired_gate(same, same, max_drop=0.02).to_json()))
+    result = paired_gate(same, same, max_drop=0.02)
+    told = json.loads(json.dumps(result.to_json()))
+    assert GateResult.from_json(told) == result
     assert told["verdict"] == "undecided" and told["exit_code"] == 5 and told["items"] == 10

@@ -1,0 +1,1 @@
+"""Inference: KV-cached generation on megatron-core's inference context."""

@@ -1,0 +1,59 @@
+"""A prompt: messages and images as one sample that the model can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from megavlm.platform.errors import InputError
+from megavlm.platform.images import decode, tile_image
+
+from ..config import DataConfig, ModelConfig
+from ..contracts import PackedBatch
+from ..data.assemble import Prepared, assemble
+from ..data.loader import to_torch
+from ..data.measure import template
+from ..data.samples import IMAGE_MARK, Message
+from ..data.tokenizer import TextTokenizer
+
+
+def user_message(text: str, images: int) -> Message:
+    """A user's turn; images without an `<image>` mark stand before the text. Raises InputError for too many marks."""
+    missing = images - text.count(IMAGE_MARK)
+    if missing < 0:
+        raise InputError(
+            f"the prompt has {images - missing} {IMAGE_MARK} mark(s) and {images} image(s)", fix="give --image per mark"
+        )
+    return {"role": "user", "content": IMAGE_MARK * missing + text}
+
+
+def encode_prompt(
+    messages: Sequence[Message],
+    images: Sequence[bytes],
+    tokenizer: TextTokenizer,
+    model: ModelConfig,
+    data: DataConfig,
+) -> PackedBatch:
+    """A batch of the prompt's tokens, ending with an open assistant turn. Raises InputError for an unreadable image."""
+    shape = (model.tiling.tile, model.tiling.min_tiles, model.tiling.max_tiles, model.tiling.thumbnail)
+    tiles = [tile_image(decode(image), *shape) for image in images]
+    encoded = template(model, tokenizer, data.system).prompt(messages, [len(each) for each in tiles])
+    stacked = np.concatenate([np.zeros((0, model.tiling.tile, model.tiling.tile, 3), np.uint8), *tiles])
+    prepared = Prepared(encoded, np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=0.0)
+    return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding))
+
+
+def next_token(token: int, position: int, like: PackedBatch) -> PackedBatch:
+    """A batch of the one token that follows `position` earlier ones of its sample; no images come with it."""
+    device = like.tokens.device
+    return PackedBatch(
+        tokens=torch.tensor([[token]], device=device),
+        labels=torch.full((1, 1), -100, device=device),
+        loss_weights=torch.zeros(1, 1, device=device),
+        position_ids=torch.tensor([[position]], device=device),
+        cu_seqlens=torch.tensor([0, 1], dtype=torch.int32, device=device),
+        tiles=like.tiles[:0],
+        visual_index=like.visual_index[:0],
+    )
