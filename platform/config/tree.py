@@ -29,7 +29,8 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> Tree:
         if key in seen:
             raise ConfigError(f"key '{key}' is given twice", where=str(key_node.start_mark).strip(), fix="keep one")
         seen.add(key)
-    return loader.construct_mapping(node, deep=True)
+    mapping: Tree = loader.construct_mapping(node, deep=True)  # type: ignore[assignment]  # keys are checked by schemas
+    return mapping
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
@@ -62,8 +63,8 @@ def merge(under: Tree, over: Mapping[str, Any]) -> Tree:
         if value is None:
             out.pop(key, None)
         elif isinstance(value, Mapping):
-            kept = isinstance(old, Mapping) and not _other_point(old, value)
-            out[key] = merge(dict(old) if kept else {}, value)
+            kept = old if isinstance(old, Mapping) and not _other_point(old, value) else {}
+            out[key] = merge(dict(kept), value)
         else:
             out[key] = value
     return out

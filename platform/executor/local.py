@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..progress import progress
+from ..progress import Progress, progress
 from .protocol import Job, TaskResult
 
 POLL_SECONDS = 0.02
@@ -38,7 +38,8 @@ class LocalExecutor:
         waiting, running = deque(range(len(job.tasks))), list[_Running]()
         results: dict[int, TaskResult] = {}
         try:
-            with progress(total=len(job.tasks), label=job.name, unit="task") as bar:
+            bar: Progress[object] = progress(total=len(job.tasks), label=job.name, unit="task")
+            with bar:
                 while waiting or running:
                     while waiting and len(running) < workers:
                         running.append(_start(job, waiting.popleft(), workers))

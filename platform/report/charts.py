@@ -14,7 +14,7 @@ INK, GRID = "#010101", "#020202"
 SERIES = tuple(f"#0{n}0a0b" for n in range(1, 9))
 CSS_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--series-{n})" for n, c in enumerate(SERIES, 1)}
 WIDTH = 9.0  # inches; the page scales the figure to its column
-STYLE = {
+STYLE: Any = {  # rcParams; matplotlib's own type spells out every key there is
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "svg.hashsalt": "megavlm",  # the same figure gives the same bytes
     "font.size": 9.5,
