@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import InputError
 from .orientation import orientation, oriented
@@ -80,7 +80,7 @@ def decode_turbo(data: bytes, image: Image.Image) -> np.ndarray | None:
     return oriented(pixels, orientation(image))
 
 
-def decode_pillow(data: bytes, image: Image.Image) -> np.ndarray:
+def decode_pillow(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     """The exact reference: what Pillow decodes, for every format, for the opened `image` of `data`."""
     try:
         pixels = rgb_pixels(image, data)
@@ -91,7 +91,7 @@ def decode_pillow(data: bytes, image: Image.Image) -> np.ndarray:
     return oriented(pixels, orientation(image))
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if not data:
         raise BadImage("empty", "no bytes")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 WHITE = 255
 
@@ -14,7 +14,7 @@ class UnsupportedPixels(ValueError):
     """Pixels without a defined range (32-bit integers, floats)."""
 
 
-def rgb_pixels(image: Image.Image, data: bytes) -> np.ndarray:
+def rgb_pixels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     """Pixels of the opened `image` of `data` as uint8 RGB [H, W, 3], not yet oriented; transparency on white."""
     if image.format == "PNG" and image.tile and image.tile[0].args in _PLANES:
         return _deep_png(image, data)
@@ -43,7 +43,7 @@ def _deep_gray(image: Image.Image) -> np.ndarray:
 _PLANES = {"RGB;16B": ("RGB;16B", "RGB;16L"), "RGBA;16B": ("RGBA;16B", "RGBA;16L"), "LA;16B": ("RGBA",)}
 
 
-def _deep_png(image: Image.Image, data: bytes) -> np.ndarray:
+def _deep_png(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     rawmode = image.tile[0].args
     planes = [_unpack(data, plane) for plane in _PLANES[rawmode]]
     if rawmode == "LA;16B":  # four bytes a pixel: gray high, gray low, alpha high, alpha low

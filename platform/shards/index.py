@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..storage import Url, exists, file_size, open_file, write_atomic
+from ..storage import Url, exists, file_size, open_file, read_range, write_atomic
 from .sample import BadMember
 from .scan import Member, scan_members
 
 SCHEMA = pa.schema([("key", pa.string()), ("ext", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
-# The tar's size is kept in the index, so that an index left behind by another tar of the same name is not believed.
-_TAR_SIZE = b"tar_size"
+# Kept in the index, so that an index left behind by another tar of the same name is not believed. Size alone does not
+# tell: tars are padded to whole records.
+_FINGERPRINT = b"tar_fingerprint"
+_TAIL = 64 * 1024
 
 
 def index_url(tar: Url) -> str:
@@ -29,26 +32,25 @@ def index_tar(tar: Url) -> tuple[pa.Table, list[BadMember]]:
     with open_file(tar) as file:
         entries = list(scan_members(file, size))
     bad = [entry for entry in entries if isinstance(entry, BadMember)]
-    return to_table((entry for entry in entries if isinstance(entry, Member)), size), bad
+    return to_table(entry for entry in entries if isinstance(entry, Member)), bad
 
 
-def to_table(members: Iterable[Member], tar_size: int) -> pa.Table:
-    """Rows of the index (SCHEMA) of a tar of `tar_size` bytes."""
+def to_table(members: Iterable[Member]) -> pa.Table:
+    """The members of a tar as rows of its index (SCHEMA)."""
     rows = [(member.key, member.ext, member.offset, member.size) for member in members]
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    schema = SCHEMA.with_metadata({_TAR_SIZE: str(tar_size).encode()})
-    return pa.table(columns, schema=schema)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def write_index(tar: Url, table: pa.Table) -> None:
-    """Write the index of `tar` beside it, by rename."""
+    """Write the index of the finished `tar` beside it, by rename."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table.replace_schema_metadata({_FINGERPRINT: _fingerprint(tar)}), buffer)
     write_atomic(index_url(tar), buffer.getvalue())
 
 
 def read_index(tar: Url) -> pa.Table | None:
-    """The index beside `tar`; None when there is none, it is damaged, or it belongs to a tar of another size."""
+    """The index beside `tar`; None when there is none, it is damaged, or it was made for another tar."""
     if not exists(index_url(tar)):
         return None
     try:
@@ -57,5 +59,12 @@ def read_index(tar: Url) -> pa.Table | None:
     except pa.ArrowInvalid:
         return None
     metadata = table.schema.metadata or {}
-    fits = metadata.get(_TAR_SIZE) == str(file_size(tar)).encode() and table.schema.remove_metadata() == SCHEMA
+    fits = table.schema.remove_metadata() == SCHEMA and metadata.get(_FINGERPRINT) == _fingerprint(tar)
     return table if fits else None
+
+
+def _fingerprint(tar: Url) -> bytes:
+    """Size and a digest of the last bytes of `tar`."""
+    size = file_size(tar)
+    tail = read_range(tar, max(0, size - _TAIL), min(size, _TAIL))
+    return f"{size}:{hashlib.blake2b(tail, digest_size=16).hexdigest()}".encode()

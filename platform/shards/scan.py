@@ -137,7 +137,7 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         entry = archive.next()
     except _HOSTILE:
         entry = None
-    archive.members.clear()  # tarfile keeps every header it has seen
+    archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
     return entry
 
 

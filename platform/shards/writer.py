@@ -99,10 +99,9 @@ class _Shard:
 
     def finish(self) -> None:
         self._tar.close()
-        size = self._file.tell()
         remove(index_url(self.url))  # an older tar's index must never stand beside this one
         self._stack.close()
-        write_index(self.url, to_table(self._members, size))
+        write_index(self.url, to_table(self._members))
 
     def abandon(self) -> None:
         error = InterruptedError("shard abandoned")
