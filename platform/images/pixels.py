@@ -25,7 +25,7 @@ def rgb_pixels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (WHITE,) * 4)
-        image = Image.alpha_composite(white, rgba)
+        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
     return np.asarray(image.convert("RGB"))
 
 
@@ -44,7 +44,7 @@ _PLANES = {"RGB;16B": ("RGB;16B", "RGB;16L"), "RGBA;16B": ("RGBA;16B", "RGBA;16L
 
 
 def _deep_png(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
-    rawmode = image.tile[0].args
+    rawmode = str(image.tile[0].args)
     planes = [_unpack(data, plane) for plane in _PLANES[rawmode]]
     if rawmode == "LA;16B":  # four bytes a pixel: gray high, gray low, alpha high, alpha low
         pairs = planes[0].astype(np.uint16)
