@@ -1,7 +1,24 @@
-"""Where megatron-core meets the machine: process groups, device, precision, first weights, and its layers' specs."""
+"""Where megatron-core meets the machine: process groups, device, precision, first weights, and its layers' specs.
 
-from .distributed import PRECISIONS, backend_name, build_context, device, init_distributed, seed_everything, shutdown
-from .initialise import initialise
+Names are imported on use, so that the guards can be asked without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .distributed import (
+        PRECISIONS,
+        backend_name,
+        build_context,
+        device,
+        init_distributed,
+        seed_everything,
+        shutdown,
+    )
+    from .weights import initialise
 
 __all__ = [
     "PRECISIONS",
@@ -13,3 +30,10 @@ __all__ = [
     "seed_everything",
     "shutdown",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "weights" if name == "initialise" else "distributed"
+    return getattr(importlib.import_module(f".{home}", __name__), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from megavlm.platform.errors import ConfigError, MissingPackage
@@ -16,8 +17,18 @@ if TYPE_CHECKING:
 def check_stage(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
     """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage."""
     check_layout(model, stage.parallel)
+    require_trainable(model, stage.train, where)
     require_precision(stage.precision, where)
     require_checkpointing()
+
+
+def require_trainable(model: ModelConfig, train: Sequence[str], where: str = "stage") -> None:
+    """A stage that trains nothing: the schedule runs, the loss never moves."""
+    counts = model.parameter_counts()
+    if not any(counts[axis] for axis in train):
+        raise ConfigError(
+            f"train: {list(train)} holds no parameter", where=f"{where}.train", fix="name an axis that has parameters"
+        )
 
 
 def require_precision(precision: str, where: str = "stage") -> None:
@@ -62,14 +73,6 @@ def require_schedule(config: Any) -> None:
             "computes wrong losses in silence",
             where="parallel.pp",
             fix="set batch_p2p_comm=False and overlap_p2p_comm=True in the TransformerConfig",
-        )
-
-
-def require_bound_loss(loss: Any) -> None:
-    """A loss that hangs on no parameter: every parameter frozen, or the graph cut. `loss` is a tensor."""
-    if not loss.requires_grad:
-        raise ConfigError(
-            "the loss depends on no trainable parameter", where="stage.train", fix="name at least one axis to train"
         )
 
 

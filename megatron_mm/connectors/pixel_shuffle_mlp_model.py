@@ -36,7 +36,7 @@ class PixelShuffleMLPModel(MegatronModule):
         config = transformer_config(
             ctx,
             num_layers=1,
-            num_attention_heads=1,
+            num_attention_heads=ctx.parallel.tp,  # there is no attention; TransformerConfig wants tp to divide it
             hidden_size=width,
             ffn_hidden_size=spec.hidden,
             activation_func=F.gelu,  # exact

@@ -132,7 +132,7 @@ def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any
 def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, int, int]:
     """Loss weight, targets and positions of the global batch, over all data-parallel ranks."""
     weight = sum(objective.weight(pack) for pack in packs)
-    targets = sum((pack.loss_weights > 0).sum() for pack in packs)
+    targets = sum(((pack.loss_weights > 0) & (pack.labels >= 0)).sum() for pack in packs)
     tokens = sum(pack.tokens.numel() for pack in packs)
     sums = torch.stack([weight.double(), targets.double(), targets.new_tensor(tokens).double()])
     dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())

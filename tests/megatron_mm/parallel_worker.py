@@ -1,0 +1,104 @@
+"""What torchrun starts in test_parallel.py: three training steps of every case on every layout of this world size."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
+from megavlm.megatron_mm.contracts import PackedBatch
+from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.training import step as training
+
+LAYOUTS = {
+    1: {"one": {}},
+    2: {
+        "tp2": {"tp": 2},
+        "tp2 sequence parallel": {"tp": 2, "sequence_parallel": True},
+        "pp2": {"pp": 2},
+        "dp2 distributed optimizer": {"distributed_optimizer": True},
+    },
+    4: {"tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True}},
+}
+CASES = {  # for each of the global batch's packs whether it has images; the odd ones go to the second DP rank
+    "images": ([True] * 4, {}, ["encoder", "connector", "decoder"]),
+    "text": ([False] * 4, {}, ["encoder", "connector", "decoder"]),
+    "mixed": ([True, False, True, False], {}, ["encoder", "connector", "decoder"]),
+    "frozen decoder": ([True, False, True, False], {}, ["connector"]),
+    "tied, padded vocabulary": ([True, False, True, False], {"tied": True, "vocab": 97}, ["encoder", "decoder"]),
+}
+SEQUENCE, TILES, STEPS = 48, 3, 3
+
+
+def model_config(**decoder: object) -> ModelConfig:
+    shape = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96}
+    return ModelConfig.parse(
+        {
+            "tiling": {"tile": 28},
+            "encoder": {
+                "name": "internvit", "image_size": 28, "patch_size": 7, "layers": 2, "hidden": 32, "heads": 4, "ffn": 64,
+            },
+            "connector": {"name": "pixel_shuffle_mlp", "hidden": 48},
+            "injection": {"name": "inline"},
+            "decoder": {"name": "qwen2", **shape, **decoder},
+        }
+    )  # fmt: skip
+
+
+def pack(seed: int, with_images: bool) -> PackedBatch:
+    """Three samples of unequal length, tiles in the first two, loss weights of several sizes."""
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 96, (1, SEQUENCE), generator=draw)
+    labels, weights = tokens.roll(-1, 1), torch.rand(1, SEQUENCE, generator=draw)
+    labels[0, :5] = -100
+    ends = torch.tensor([0, 17, 40, SEQUENCE], dtype=torch.int32)
+    tiles = torch.randint(0, 256, (TILES if with_images else 0, 3, 28, 28), generator=draw).float().requires_grad_()
+    places = torch.cat([torch.arange(2, 10), torch.arange(20, 24)])[: 4 * len(tiles)]
+    positions = torch.cat([torch.arange(n) for n in ends.diff().tolist()])[None]
+    return PackedBatch(tokens, labels, weights, positions, ends, tiles, places)
+
+
+def pixel_norm(packs: list[PackedBatch], parallel: Parallel) -> float:
+    """Norm of the loss' gradient with respect to every pixel of the global batch."""
+    squares = sum(((p.tiles.grad**2).sum() for p in packs if p.tiles.grad is not None), torch.zeros(()))
+    dist.all_reduce(squares)
+    return (squares / parallel.tp).sqrt().item()
+
+
+def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: list[str]) -> list[list[float]]:
+    backend.init_distributed(parallel, seed=1)
+    config = model_config(**decoder)
+    model = build_model(config, backend.build_context(parallel))
+    backend.initialise(model, seed=5)
+    model.freeze(train)
+    wrapped = training.wrap(model, parallel)
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01), parallel)
+    replicas = dist.get_world_size() // (parallel.tp * parallel.pp)
+    rank = dist.get_rank() // parallel.tp % replicas
+    results = []
+    for step in range(STEPS):
+        packs = [pack(100 * step + i, with_images) for i, with_images in enumerate(has_images)][rank::replicas]
+        done = training.train_step(wrapped, optimizer, packs, config.objectives[0].build())
+        results.append([done.loss, done.grad_norm, pixel_norm(packs, parallel), done.tokens, done.targets])
+    return results
+
+
+def main(out: Path) -> None:
+    world = int(os.environ["WORLD_SIZE"])
+    results = {
+        layout: {case: run_case(Parallel(**options), *what) for case, what in CASES.items()}
+        for layout, options in LAYOUTS[world].items()
+    }
+    if dist.get_rank() == 0:
+        out.write_text(json.dumps(results))
+    backend.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
