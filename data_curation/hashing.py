@@ -22,6 +22,11 @@ def perceptual_hash(image: np.ndarray) -> tuple[bytes, int]:
     return np.packbits(np.asarray(bits, dtype=np.uint8)).tobytes(), int(quality)
 
 
+def distance(a: np.ndarray, b: np.ndarray) -> int:
+    """Differing bits of two hashes uint8 [32]."""
+    return int(np.bitwise_count(a ^ b).sum())
+
+
 def near_pairs(hashes: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """All pairs of hashes within a Hamming distance of `radius` bits (inclusive).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import time
 from collections.abc import Iterator, Sequence
 
@@ -68,7 +69,8 @@ def _bring_up(run: CurationRun, stage: Stage, attempt: Attempt) -> None:
         attempt.event("stage", name=stage.name, pending=len(pending), tasks=stage.tasks(run))
         choice = run.config.executor
         commands = [_command(run, stage, group) for group in groups(pending, choice.tasks_per_command)]
-        job = Job(f"curate-{stage.name}", commands, attempt.logs)
+        # a third party's stage is called "module:object", which is no file name
+        job = Job("curate-" + re.sub(r"[^\w.-]", "-", stage.name), commands, attempt.logs)
         failed = failures(EXECUTORS.load(choice.name)().run(job, workers=choice.workers))
         if failed:
             raise MegaVLMError(

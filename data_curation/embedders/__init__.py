@@ -4,5 +4,6 @@ from megavlm.platform.registry import Registry
 
 EMBEDDERS = Registry("embedder", {
     "open_clip": "megavlm.data_curation.embedders.open_clip_model:OpenClip",
+    "pixels": "megavlm.data_curation.embedders.pixels:Pixels",
     "timm": "megavlm.data_curation.embedders.timm_model:Timm",
 })  # fmt: skip

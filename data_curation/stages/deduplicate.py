@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,12 +15,14 @@ from megavlm.platform.storage import write_atomic
 
 from ..duplicates import Pairs, earlier_neighbour, exact_pairs, feature_pairs, hash_pairs, members_of
 from ..features import read_features, unit
+from ..hashing import distance
 from .base import GlobalStage
 from .cluster import read_array
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
+HashPair = tuple[int, int, int]  # i, j, differing bits
 WANTED = {
     "filter": ["width", "height", "bytes", "sha256", "pdq", "pdq_quality"],
     "assign": ["cluster", "cosine"],
@@ -64,6 +67,9 @@ class Deduplicate(GlobalStage):
     min_hash_quality: int = 50  # PDQ's own advice: below it a hash says nothing
     hash_scope: Literal["all", "cluster"] = "all"
     epsilon: float | None = Field(default=None, ge=0, le=2)  # features: a pair at cosine >= 1 - epsilon; null: none
+    # A pair found by features alone counts only when its hashes differ in at most this many bits: for features that see
+    # too much alike, such as random weights. null: features decide alone, which is SemDeDup.
+    confirm_radius: NonNegativeInt | None = None
     # Who stays: the largest image (then the largest file), or SemDeDup's member farthest from (hard) or nearest to
     # (easy) its centroid. Ties go to the earlier shard and position.
     keep: Literal["largest", "hard", "easy"] = "largest"
@@ -80,19 +86,27 @@ class Deduplicate(GlobalStage):
     def find(self, table: pa.Table, features: np.ndarray | None) -> Pairs:
         """Every pair of rows with the methods that found it. `features` are unit rows float32 [n, d]."""
         pairs, clusters = Pairs(), table["cluster"].to_numpy()
+        hashes = np.frombuffer(b"".join(table["pdq"].to_pylist()), np.uint8).reshape(len(table), 32)
         for i, j in exact_pairs(table["sha256"].to_pylist()):
             pairs.add(i, j, "exact")
-        if self.hash_radius is not None:
-            hashes = np.frombuffer(b"".join(table["pdq"].to_pylist()), np.uint8).reshape(len(table), 32)
-            quality = table["pdq_quality"].to_numpy()
-            for members in [np.arange(len(table))] if self.hash_scope == "all" else members_of(clusters):
-                found = hash_pairs(hashes[members], quality[members], self.hash_radius, self.min_hash_quality)
-                for i, j, distance in found:
-                    pairs.add(int(members[i]), int(members[j]), "hash", hash_distance=distance)
-        if features is not None and self.epsilon is not None:
-            for i, j, cosine in feature_pairs(features, clusters, 1.0 - self.epsilon):
-                pairs.add(i, j, "features", cosine=cosine)
+        for i, j, bits in self._hash_pairs(hashes, table["pdq_quality"].to_numpy(), clusters):
+            pairs.add(i, j, "hash", hash_distance=bits)
+        for i, j, cosine in self._feature_pairs(features, clusters):
+            bits = distance(hashes[i], hashes[j])
+            if self.confirm_radius is None or bits <= self.confirm_radius:
+                pairs.add(i, j, "features", cosine=cosine, hash_distance=bits)
         return pairs
+
+    def _hash_pairs(self, hashes: np.ndarray, quality: np.ndarray, clusters: np.ndarray) -> Iterator[HashPair]:
+        if self.hash_radius is None:
+            return
+        for members in [np.arange(len(hashes))] if self.hash_scope == "all" else members_of(clusters):
+            found = hash_pairs(hashes[members], quality[members], self.hash_radius, self.min_hash_quality)
+            yield from ((int(members[i]), int(members[j]), bits) for i, j, bits in found)
+
+    def _feature_pairs(self, features: np.ndarray | None, clusters: np.ndarray) -> Iterator[tuple[int, int, float]]:
+        if features is not None and self.epsilon is not None:
+            yield from feature_pairs(features, clusters, 1.0 - self.epsilon)
 
     def ranks(self, table: pa.Table) -> np.ndarray:
         """Place of each row in the order of who stays, int64 [n], 0 first."""

@@ -1,0 +1,208 @@
+"""The whole pipeline on a small crawl: what comes out, what is told, what is done again and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from megavlm.data_curation.run import CurationRun
+from megavlm.platform.cli import main
+from megavlm.platform.shards import ShardReader
+
+
+def by_stage(told):
+    return {line["stage"]: line for line in told["funnel"]}
+
+
+def test_exports_the_untouched_bytes_with_caption_and_metadata(crawl, tools, curate, tmp_path):
+    folder, copies = crawl
+    curate(tools.recipe(folder))
+    raw = {key: shard for tar in folder.glob("*.tar") for shard in [ShardReader(tar)] for key in list(shard.keys())}
+    reader = ShardReader(tmp_path / "run" / "export")
+    assert 0 < len(reader) < len(raw)
+    for key in list(reader.keys()):
+        exported, source = reader.read(key), raw[key].read(key)
+        assert exported.fields["jpg"] == source.fields["jpg"]
+        assert exported.text() == source.text()
+        facts = exported.json()
+        assert facts["source"]["metadata"] == source.json()
+        assert (facts["key"], facts["width"], facts["height"]) == (key, 120, 100)
+        assert facts["source"]["shard"] == key[:5]
+
+
+def test_the_funnel_adds_up_and_the_rejected_are_all_listed(crawl, tools, curate, tmp_path):
+    folder, copies = crawl
+    told = curate(tools.recipe(folder))
+    assert json.loads((tmp_path / "run" / "funnel.json").read_text()) == told["funnel"]
+    lines = told["funnel"]
+    assert lines[0]["in"] == 3 * 13  # 12 in each tar, one lost
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        assert line["in"] == line["kept"] + sum(line["dropped"].values())
+        assert following is None or following["in"] == line["kept"]
+    rejected = pq.read_table(tmp_path / "run" / "rejected.parquet").to_pylist()
+    assert len(rejected) == sum(sum(line["dropped"].values()) for line in lines)
+    assert {row["key"] for row in rejected if row["reason"].startswith("duplicate")} == set(copies)
+    assert [row["detail"] for row in rejected if row["reason"] == "failed_to_download"] == ["HTTP Error 404"] * 3
+    assert len(rejected) + lines[-1]["kept"] == lines[0]["in"]
+
+
+def test_the_same_command_again_does_nothing_anew(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "ledger").rglob("*.json")}
+    curate(tools.recipe(folder))
+    after = {path: path.stat().st_mtime_ns for path in before}
+    plan = tmp_path / "run" / "ledger" / "shards.json"
+    assert {p: t for p, t in before.items() if p != plan} == {p: t for p, t in after.items() if p != plan}
+
+
+def test_a_new_threshold_redoes_only_what_follows(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    ledger = tmp_path / "run" / "ledger"
+
+    def times(stage):
+        return [path.stat().st_mtime_ns for path in sorted((ledger / stage).rglob("*.json"))]
+
+    before = {stage: times(stage) for stage in ("embed", "cluster", "select")}
+    told = curate(tools.recipe(folder), "curation.stages.select.nearest=2")
+    assert times("embed") == before["embed"] and times("cluster") == before["cluster"]
+    assert times("select") != before["select"]
+    assert by_stage(told)["export"]["kept"] <= 8
+    assert len(ShardReader(tmp_path / "run" / "export")) == by_stage(told)["export"]["kept"]
+    fresh = curate(tools.recipe(folder, select={"nearest": 2}), out="fresh")
+    assert by_stage(fresh)["select"]["dropped"] == by_stage(told)["select"]["dropped"]
+
+
+def test_a_smaller_selection_leaves_no_old_output_shards(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    many = len(list((tmp_path / "run" / "export").glob("*.tar")))
+    curate(tools.recipe(folder), "curation.stages.select.nearest=1")
+    assert len(list((tmp_path / "run" / "export").glob("*.tar"))) == 1 < many
+
+
+def test_a_changed_shard_redoes_itself_and_the_global_stages(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    marker = tmp_path / "run" / "ledger" / "embed" / "000" / "000000.json"
+    before = marker.read_text()
+    tools.write_shard(
+        folder, "00002", [tools.raw(f"00002{i:04d}", tools.encode(tools.photo(7000 + i))) for i in range(9)]
+    )
+    told = curate(tools.recipe(folder))
+    assert marker.read_text() == before
+    assert by_stage(told)["ingest"]["in"] == 2 * 13 + 9
+    assert by_stage(told)["export"]["in"] == len(ShardReader(tmp_path / "run" / "export"))
+
+
+def test_local_worker_processes_give_the_same_files(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    tree = tools.recipe(folder)
+    tree["curation"]["executor"] = {"name": "local", "workers": 2, "tasks_per_command": 2}
+    curate(tree, out="local")
+    assert outputs(tmp_path / "local") == outputs(tmp_path / "run")
+
+
+def outputs(run: Path) -> dict[str, bytes]:
+    """Everything a run decides or copies; times, logs and the driver's own records left out."""
+    own = {"attempts", "ledger", "config.yaml", "provenance.json", "metrics.jsonl", "finished", "funnel.json"}
+    files = (path for path in run.rglob("*") if path.is_file())
+    return {str(p.relative_to(run)): p.read_bytes() for p in files if p.relative_to(run).parts[0] not in own}
+
+
+def test_inspect_and_status_tell_a_samples_life(crawl, tools, curate, tmp_path, capsys):
+    folder, copies = crawl
+    curate(tools.recipe(folder))
+    copy, original = next(iter(copies.items()))
+    assert main(["curate", "inspect", str(tmp_path / "run"), copy, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["00000"]
+    assert [row["stage"] for row in rows] == ["ingest", "filter", "embed", "assign", "deduplicate"]
+    assert rows[-1]["duplicate_of"] == original and not rows[-1]["keep"]
+    assert main(["curate", "inspect", str(tmp_path / "run"), "nothing"]) == 2
+    assert "no sample 'nothing'" in capsys.readouterr().err
+    assert main(["curate", "status", str(tmp_path / "run")]) == 0
+    assert "duplicate_hash" in capsys.readouterr().out
+
+
+def test_another_source_is_another_run(crawl, tools, curate, tmp_path, capsys):
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    curate(tools.recipe(tmp_path / "elsewhere"), code=2)
+
+
+def test_a_second_driver_is_refused(crawl, tools, curate, tmp_path):
+    import fcntl
+
+    folder, _ = crawl
+    curate(tools.recipe(folder))
+    with (tmp_path / "run" / "ledger" / "driver.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another" in curate(tools.recipe(folder), code=2)["error"]["what"]
+    curate(tools.recipe(folder))
+
+
+def test_a_failing_task_is_named_with_its_log_and_the_rest_is_kept(crawl, tools, curate, tmp_path):
+    folder, _ = crawl
+    told = curate(tools.recipe(folder, cluster={"clusters": 500}), code=1)
+    assert "500 clusters for 36 images" in told["error"]["what"]
+    assert Path(told["error"]["where"]).exists()
+    run = CurationRun.open(tmp_path / "run")
+    assert len(run.ledger.entries("embed")) == 3 and not run.folder.finished
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"filter": {"min_sides": 3}}, "min_side"),
+        ({"deduplicate": {"keep": "best"}}, "largest"),
+        ({"embed": {"embedder": {"name": "pixel"}}}, "pixels"),
+    ],
+)
+def test_a_wrong_option_exits_2_and_says_what_was_meant(crawl, tools, curate, change, says):
+    told = curate(tools.recipe(crawl[0], **change), code=2)
+    assert says in str(told["error"])
+
+
+def test_a_stage_before_what_it_reads_is_refused(crawl, tools, curate):
+    tree = tools.recipe(crawl[0])
+    stages = tree["curation"]["stages"]
+    tree["curation"]["stages"] = {"ingest": {}, "assign": stages["assign"], **stages}
+    assert "assign" in curate(tree, code=2)["error"]["what"]
+
+
+def test_a_third_partys_stage_is_named_by_module_and_object(crawl, tools, curate, tmp_path, monkeypatch):
+    (tmp_path / "extra_stage.py").write_text(EXTRA_STAGE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = tools.recipe(crawl[0])
+    stages = list(tree["curation"]["stages"].items())
+    tree["curation"]["stages"] = dict([*stages[:2], ("extra_stage:EvenOnly", {"modulus": 2}), *stages[2:]])
+    told = by_stage(curate(tree))
+    assert told["extra_stage:EvenOnly"]["dropped"] == {"odd": 18}
+    assert told["embed"]["in"] == 18
+
+
+EXTRA_STAGE = """
+import pyarrow as pa
+from megavlm.data_curation.stages.base import ShardStage
+
+TEXT = pa.string()
+SCHEMA = pa.schema({"key": TEXT, "keep": pa.bool_(), "reason": TEXT, "detail": TEXT})
+
+class EvenOnly(ShardStage):
+    modulus: int
+
+    def judge(self, run):
+        def row(key):
+            odd = int(key) % self.modulus == 1
+            return {"key": key, "keep": not odd, "reason": "odd" if odd else None}
+
+        def judge(shard):
+            keys = run.survivors(self.name, shard).to_pylist()
+            return pa.Table.from_pylist([row(key) for key in keys], schema=SCHEMA), {}
+        return judge
+"""
