@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from megavlm.platform.demo.rendering import COLOURS, FRAMES, WEAVES
+from megavlm.platform.demo.tasks import EXERCISES, QUESTIONS
+
 VOCAB_SIZE = 512
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]  # id 0 is also what stands under visual tokens
 TILE_TAGS = [f"<tile_{k}>" for k in range(1, 7)] + ["<tile_global_thumbnail>"]
@@ -17,19 +20,11 @@ TILE_TAGS = [f"<tile_{k}>" for k in range(1, 7)] + ["<tile_global_thumbnail>"]
 # Most important first: a line earlier in the list is repeated more often and gets its merges earlier.
 SENTENCES = """\
 user assistant system
-What colour is the circle? What colour is the square? What colour is the triangle? What colour is the photograph?
-Which shape is in the image? Which shape is in the corner? Which letter is in the corner? Which digit is in the corner?
-How many circles are there? How many squares are there? Where is the circle? Where is the photo?
-red green blue yellow black white grey orange purple brown pink
-left right top bottom middle centre above below upper lower
-one two three four five six seven eight nine ten zero
-circle square triangle star cross ring letter digit number word
 the is are of in and to a it on with what which how many where there yes no answer question
 image picture photograph colour shape size position corner small large bright dark
-plus minus times equals sum add more less than before after first last next count repeat reverse
-cat dog bird fish tree house car road sky water grass flower face coffee rocket moon
-apple bread chair door earth fire glass hand island lamp night ocean paper river stone table window
-opposite of hot cold day night up down big fast slow open shut old new
+What is in this picture? Describe the picture. How many are there? Where is it? Which letter is in the corner?
+one two three four five six seven eight nine ten zero left right top bottom middle
+plus minus times equals sum add more less than before after first last next count repeat
 """
 # An arithmetic line teaches no merge of digits (they are split first), but " + " and " =" become tokens.
 ARITHMETIC = "What is 3 + 4? 3 + 4 = 7 What is 9 - 5? 9 - 5 = 4 What is 2 * 3? 2 * 3 = 6"
@@ -37,10 +32,16 @@ ARITHMETIC = "What is 3 + 4? 3 + 4 = 7 What is 9 - 5? 9 - 5 = 4 What is 2 * 3? 2
 
 def corpus() -> list[str]:
     """The training text: the lines, then every word by itself, as an answer stands."""
-    lines = SENTENCES.strip().splitlines()
+    lines = demo_lines() + SENTENCES.strip().splitlines()
     weighted = [line for rank, line in enumerate(lines) for _ in range(len(lines) - rank)]
     words = [word for line in weighted for word in line.split()]
     return weighted + words + [ARITHMETIC] * 10
+
+
+def demo_lines() -> list[str]:
+    """The demo's questions and answers, a word each where the model has to say or find it."""
+    questions = [question for question, _ in QUESTIONS.values()] + [verb for verb, _ in EXERCISES.values()]
+    return questions + [word for words in (COLOURS, FRAMES, WEAVES) for word in words]
 
 
 def build() -> Tokenizer:

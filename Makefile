@@ -1,0 +1,54 @@
+# Every target sets up what it needs on a fresh Debian/Ubuntu machine with Python 3.11.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where pip finds a CPU build of torch, for machines whose pip would otherwise bring gigabytes of CUDA:
+#   make venv TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_FLAGS ?=
+TESTS ?= tests
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: venv demo test lint campaign lock system clean
+
+venv: $(VENV)/.ready
+
+# torch first and pinned: whatever is installed after it finds it satisfied.
+$(VENV)/.ready: pyproject.toml requirements/cpu.lock
+	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint requirements/cpu.lock --editable ".[dev,slurm]"
+	touch $@
+
+demo: venv
+	$(BIN)/megavlm demo
+
+# System packages are installed only as root; otherwise the line to run is printed and those tests are named as left out.
+system:
+	@.ci/system-packages
+
+# Fast tests side by side; those that start processes of their own, or measure time, one after another.
+test: venv system
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(TESTS) -m "not multiprocess and not demo" -n 2 --dist loadfile -q
+	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Long checks at full size; each writes its result into benchmarks/campaigns/.
+campaign: venv
+	@test -n "$(NAME)" || { echo "usage: make campaign NAME=...; there are:"; ls benchmarks/campaigns/*.py 2>/dev/null; exit 2; }
+	$(BIN)/python benchmarks/campaigns/$(NAME).py
+
+# The exact versions that `make venv` installs, from the environment as it is.
+lock: venv
+	@mkdir -p requirements
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^megavlm' > requirements/cpu.lock
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,63 @@
+"""The demo's steps. Each is one command of the command line, done once: a step whose result is there is passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import MegaVLMError
+from .crawl import write_crawl
+from .places import VARIABLE
+from .tasks import write_tasks
+
+SEED = 1
+RENDERINGS, READINGS, HELD_OUT = 1200, 1500, 360
+RECIPE = "nvlm-d-mini"
+
+
+def make_data(data: Path) -> None:
+    """Raw shards, their curation, and the tasks rendered on what survives, all below `data`."""
+    raw, curation, sets = data / "raw", data / "curation", data / "sets"
+    if not raw.exists():
+        say("cutting photographs, planting duplicates and bad files")
+        write_crawl(raw, seed=SEED)
+    if not (curation / "finished").exists():
+        say("curating")
+        verb(["curate", "run", "curate-demo", f"curation.source.path={raw}", "--out", str(curation), "--json"], data)
+    say("rendering questions on the curated photographs")
+    write_tasks(curation / "export", sets, seed=SEED, renderings=RENDERINGS, readings=READINGS, held_out=HELD_OUT)
+
+
+def train(out: Path, data: Path, *options: str) -> int:
+    """Train the mini recipe; returns the verb's exit code, which is also the text gate's."""
+    say(f"training {RECIPE} on megatron-core")
+    return verb(["train", RECIPE, "--out", str(out / "train"), "--json", *options], data, allowed=(0, 3, 5))
+
+
+def verb(words: Sequence[str], data: Path, allowed: tuple[int, ...] = (0,)) -> int:
+    """Run one verb as a command of its own, its messages going to stderr; raises MegaVLMError when it fails."""
+    command = [sys.executable, "-m", "megavlm.platform.cli", *words]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | {VARIABLE: str(data)})
+    if done.returncode not in allowed:
+        shown = "megavlm " + " ".join(words[:3])
+        raise MegaVLMError(
+            f"`{shown} ...` failed with exit code {done.returncode}",
+            where=str(data.parent),
+            fix="its message stands above; the same command again goes on where this one stopped",
+        )
+    return done.returncode
+
+
+def say(text: str) -> None:
+    """One line on stderr: stdout belongs to --json."""
+    print(f"demo: {text}", file=sys.stderr, flush=True)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
