@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,13 +159,21 @@ SEAMS: tuple[Seam, ...] = (
           "distrib_optimizer", _ADAM_WHY),
 )  # fmt: skip
 
-_MARK = "_megavlm_cpu_seams"
+_MARK = "_megavlm_cpu_seams"  # on torch.cuda: what undoes each seam; also says that they are in place
 
 
 def install() -> None:
     """Put every seam in place, once per process; does nothing where CUDA is present."""
-    if torch.cuda.is_available() or hasattr(torch.cuda, _MARK):
-        return
-    for seam in SEAMS:
+    if not torch.cuda.is_available() and not hasattr(torch.cuda, _MARK):
+        setattr(torch.cuda, _MARK, {seam.name: seam.install() for seam in SEAMS})
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """One seam taken away for a while, to see what it is for."""
+    seam = next(seam for seam in SEAMS if seam.name == name)
+    getattr(torch.cuda, _MARK)[name]()
+    try:
+        yield
+    finally:
         seam.install()
-    setattr(torch.cuda, _MARK, True)

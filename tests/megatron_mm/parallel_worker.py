@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.backend import cpu
 from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.model import build_model
@@ -42,7 +43,8 @@ def model_config(**decoder: object) -> ModelConfig:
         {
             "tiling": {"tile": 28},
             "encoder": {
-                "name": "internvit", "image_size": 28, "patch_size": 7, "layers": 2, "hidden": 32, "heads": 4, "ffn": 64,
+                "name": "internvit", "image_size": 28, "patch_size": 7,
+                "layers": 2, "hidden": 32, "heads": 4, "ffn": 64,
             },
             "connector": {"name": "pixel_shuffle_mlp", "hidden": 48},
             "injection": {"name": "inline"},
@@ -89,12 +91,30 @@ def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: l
     return results
 
 
+def scatter_of_views() -> dict[str, bool]:
+    """Whether gloo scatters columns of a matrix rightly, with our seam and without."""
+
+    def right() -> bool:
+        whole = torch.arange(12.0).view(3, 4)
+        mine = torch.empty(3, 2)
+        dist.scatter(mine, list(whole.chunk(2, dim=1)) if dist.get_rank() == 0 else None, src=0)
+        return torch.equal(mine, whole.chunk(2, dim=1)[dist.get_rank()])
+
+    results = {"with": right()}
+    with cpu.without("scatter"):
+        results["without"] = right()
+    wrong = torch.tensor([not results["with"], not results["without"]], dtype=torch.int)
+    dist.all_reduce(wrong)
+    return {"with": not wrong[0], "without": not wrong[1]}
+
+
 def main(out: Path) -> None:
-    world = int(os.environ["WORLD_SIZE"])
     results = {
         layout: {case: run_case(Parallel(**options), *what) for case, what in CASES.items()}
-        for layout, options in LAYOUTS[world].items()
+        for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
     }
+    if dist.get_world_size() == 2:
+        results["scatter"] = scatter_of_views()
     if dist.get_rank() == 0:
         out.write_text(json.dumps(results))
     backend.shutdown()

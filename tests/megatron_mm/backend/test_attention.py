@@ -83,7 +83,8 @@ def packed() -> PackedSeqParams:
 def test_packed_samples_as_if_alone() -> None:
     q, k, v = (t[:, 0] for t in (draw(12, batch=1), draw(12, 2, batch=1), draw(12, 2, batch=1, seed=9)))
     attention = build(AttnMaskType.causal)
-    alone = [attention(*(t[:, None] for t in part), None) for part in zip(*(t.split(LENGTHS) for t in (q, k, v)))]
+    samples = zip(*(t.split(LENGTHS) for t in (q, k, v)), strict=True)
+    alone = [attention(*(t[:, None] for t in sample), None) for sample in samples]
     out = attention(q, k, v, None, packed_seq_params=packed())
     assert out.shape == q.shape
     torch.testing.assert_close(out.flatten(1), torch.cat(alone).flatten(1), rtol=1e-5, atol=1e-6)

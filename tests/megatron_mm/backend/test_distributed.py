@@ -1,0 +1,41 @@
+"""Starting, changing and ending the process groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import Parallel
+from megavlm.megatron_mm.contracts import BuildContext
+from megavlm.platform.errors import ConfigError
+
+
+def test_too_few_processes(one_process: BuildContext) -> None:
+    with pytest.raises(ConfigError, match="1 processes do not divide by tp 2 x pp 2") as error:
+        backend.init_distributed(Parallel(tp=2, pp=2), seed=1)
+    assert "multiple of 4" in str(error.value)
+
+
+def test_a_second_stage_keeps_the_processes(one_process: BuildContext) -> None:
+    backend.init_distributed(Parallel(), seed=2)
+    assert parallel_state.model_parallel_is_initialized() and dist.get_world_size() == 1
+
+
+def test_shutdown_twice() -> None:
+    backend.init_distributed(Parallel(), seed=1)
+    backend.shutdown()
+    backend.shutdown()
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "fp8"),
+    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp8", torch.bfloat16, True)],
+)
+def test_context(one_process: BuildContext, precision: str, dtype: torch.dtype, fp8: bool) -> None:
+    context = backend.build_context(Parallel(), precision)
+    assert (context.params_dtype, context.fp8) == (dtype, fp8)
+    assert context.pre_process and context.post_process

@@ -1,0 +1,95 @@
+"""Real megatron-core over gloo: every layout trains as one process does."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import Parallel
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+LAYOUTS = {
+    2: ["tp2", "tp2 sequence parallel", "pp2", "dp2 distributed optimizer"],
+    4: ["tp2 pp2 sequence parallel"],
+}
+CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary"]
+
+
+def worker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parallel_worker", WORKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def one_process() -> dict[str, list[list[float]]]:
+    """Per case and step: loss, gradient norm, norm of the pixels' gradient, tokens, targets."""
+    torch.set_num_threads(1)
+    results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
+    backend.shutdown()
+    return results
+
+
+def start(processes: int, out: Path) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", str(processes), str(WORKER), str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def layouts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All layouts of one world size, in one start of torchrun."""
+    return start(request.param, tmp_path_factory.mktemp("parallel") / "results.json") | {"world": request.param}
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(280)
+def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process: dict[str, list[list[float]]]) -> None:
+    assert set(LAYOUTS[layouts["world"]]) <= set(layouts)
+    for layout in LAYOUTS[layouts["world"]]:
+        for case in CASES:
+            for step, (ours, wanted) in enumerate(zip(layouts[layout][case], one_process[case], strict=True)):
+                place = f"{layout}, {case}, step {step}"
+                assert ours[0] == pytest.approx(wanted[0], abs=1e-5), place
+                assert ours[1] == pytest.approx(wanted[1], abs=1e-4), place
+                assert ours[2] == pytest.approx(wanted[2], rel=1e-3, abs=1e-9), place
+                assert ours[3:] == wanted[3:], place
+
+
+@pytest.mark.multiprocess
+def test_pixels_have_a_gradient_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
+    for case, steps in one_process.items():
+        assert all((step[2] > 1e-6) == (case != "text") for step in steps), case
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(280)
+def test_the_losses_are_not_all_alike(one_process: dict[str, list[list[float]]]) -> None:
+    """What is compared above moves: another case or step has another loss."""
+    losses = [step[0] for case in ("images", "text", "mixed") for step in one_process[case]]
+    assert len({round(loss, 4) for loss in losses}) == len(losses)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(280)
+def test_gloo_scatters_views_rightly_with_the_seam_only(layouts: dict[str, Any]) -> None:
+    if layouts["world"] == 2:
+        assert layouts["scatter"] == {"with": True, "without": False}
