@@ -137,7 +137,9 @@ class Stage(Config):
     precision: Literal["fp32", "bf16", "fp8"] = "bf16"
     save_every: PositiveInt = 1000  # steps between checkpoints; the last step always saves
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
+    blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged
     gate: Gate | None = None
+    optional: bool = False  # runs only when --stage names it: controls and ablations
 
 
 class Stages(RootModel[dict[str, Stage]]):

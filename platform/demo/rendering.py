@@ -108,8 +108,15 @@ _CROSS = (
 
 
 def _weave_patch(canvas: Image.Image, colour: tuple[int, int, int], place: tuple[int, int]) -> None:
-    """Pixels alternate between the colour and its complement in both directions."""
-    parity = np.indices((WEAVE_SIDE, WEAVE_SIDE)).sum(axis=0) % 2
-    one, other = np.array(colour), 255 - np.array(colour)
-    patch = np.where(parity[..., None] == 0, one, other).astype(np.uint8)
-    canvas.paste(Image.fromarray(patch), place)
+    """Pixels alternate between the colour and its complement in both directions, fading out towards the rim.
+
+    A resizing filter sees across a sharp rim and would leave a trace of the colour there.
+    """
+    sign = 1 - 2 * (np.indices((WEAVE_SIDE, WEAVE_SIDE)).sum(axis=0) % 2)
+    strength = sign * np.outer(_FADE, _FADE)
+    patch = 127.5 + strength[..., None] * (np.array(colour) - 127.5)
+    canvas.paste(Image.fromarray(np.rint(patch).astype(np.uint8)), place)
+
+
+_RAMP = np.sin(np.pi / 2 * np.arange(1, 5) / 5) ** 2
+_FADE = np.concatenate([_RAMP, np.ones(WEAVE_SIDE - 2 * len(_RAMP)), _RAMP[::-1]])
