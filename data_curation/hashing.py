@@ -42,7 +42,7 @@ def near_pairs(hashes: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]
     limits, distances, neighbours = index.range_search(
         np.ascontiguousarray(hashes), radius + 1
     )  # FAISS: strictly below
-    first = np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64)))
+    first = np.repeat(np.arange(len(hashes)), limits[1:].astype(np.int64) - limits[:-1].astype(np.int64))
     pairs, distances = np.stack([first, neighbours], axis=1), distances.astype(np.int64)
     once = pairs[:, 0] < pairs[:, 1]
     pairs, distances = pairs[once], distances[once]

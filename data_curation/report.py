@@ -128,10 +128,10 @@ def _thumbnails(run: CurationRun, names: Iterable[Name]) -> dict[Name, bytes]:
     for shard, key in names:
         wanted.setdefault(shard, set()).add(key)
     found = {}
-    for shard in [shard for shard in run.shards if shard.name in wanted][:SHARDS_SEARCHED]:
-        for sample in read_samples(shard, wanted[shard.name]):
+    for source in [shard for shard in run.shards if shard.name in wanted][:SHARDS_SEARCHED]:
+        for sample in read_samples(source, wanted[source.name]):
             if image_field(sample.fields) and (picture := _thumbnail(image_bytes(sample))):
-                found[shard.name, sample.key] = picture
+                found[source.name, sample.key] = picture
     return found
 
 

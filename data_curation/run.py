@@ -91,7 +91,10 @@ class CurationRun:
         keys = self.survivors(stage, shard)
         out = {"key": keys}
         for source, columns in wanted.items():
-            table = self.sidecar(source, shard, ["key", *columns])
+            table = self.sidecar(source, shard, ["key", "keep", *columns])
+            table = table.filter(table["keep"])  # a rejected member may carry a kept sample's key
             rows = pc.index_in(keys, value_set=table["key"].combine_chunks())
+            if rows.null_count:
+                raise InputError(f"{source}/{shard}.parquet lacks {rows.null_count} samples that '{stage}' receives")
             out |= {column: table[column].combine_chunks().take(rows) for column in columns}
         return pa.table(out)

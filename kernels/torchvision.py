@@ -1,8 +1,8 @@
 """The one way in to torchvision, and to what imports it (timm, open_clip, transformers' image models).
 
-PyPI's torchvision wheel is linked against CUDA. On CPU torch its C extension does not load, and the import then fails at
-a fake registration of operators that nobody defined. Defining the schemas of those two operators first is enough: all of
-torchvision works but `torchvision.io` and the box operators themselves, which nothing here uses.
+PyPI's torchvision wheel is linked against CUDA. On CPU torch its C extension does not load, and the import then fails
+at a fake registration of operators that nobody defined. Defining the schemas of those two operators first is enough:
+all of torchvision works but `torchvision.io` and the box operators themselves, which nothing here uses.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 def load() -> ModuleType:
     """Import torchvision and return it; call before importing timm or open_clip.
 
-    Where torchvision's own C extension loads (CUDA torch), nothing is registered. Raises ImportError when torchvision is
-    not installed.
+    Where torchvision's own C extension loads (CUDA torch), nothing is registered. Raises ImportError when torchvision
+    is not installed.
     """
     import torch
 

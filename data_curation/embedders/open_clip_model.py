@@ -33,4 +33,5 @@ class OpenClip(Embedder):
 
     def trunk(self, module: torch.nn.Module) -> torch.nn.Module:
         """The timm model inside OpenCLIP's EVA towers."""
-        return module.trunk
+        trunk: torch.nn.Module = module.get_submodule("trunk")
+        return trunk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import PositiveInt
@@ -27,13 +27,11 @@ class Timm(Embedder):
         torchvision.load()
         import timm
 
-        size = {} if self.image_size is None else {"img_size": self.image_size}
-        module = timm.create_model(
-            self.model, pretrained=False, num_classes=0, checkpoint_path=self.pretrained or "", **size
-        )
-        config = module.pretrained_cfg
+        options: dict[str, Any] = {} if self.image_size is None else {"img_size": self.image_size}
+        module = timm.create_model(self.model, num_classes=0, checkpoint_path=self.pretrained or "", **options)
+        config: dict[str, Any] = vars(module)["pretrained_cfg"]
         mean, std = (np.asarray(config[name], dtype=np.float32) for name in ("mean", "std"))
-        return module, self.image_size or config["input_size"][-1], mean, std
+        return module, self.image_size or int(config["input_size"][-1]), mean, std
 
     def trunk(self, module: torch.nn.Module) -> torch.nn.Module:
         """The model itself."""

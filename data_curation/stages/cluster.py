@@ -78,7 +78,8 @@ def kmeans(points: np.ndarray, clusters: int, iterations: int, seed: int, per_ce
         min_points_per_centroid=1,
     )
     model.train(np.ascontiguousarray(points))
-    return unit(model.centroids).astype(np.float32), len(model.obj)
+    centroids, objectives = np.asarray(model.centroids), np.asarray(model.obj)
+    return unit(centroids).astype(np.float32), len(objectives)
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -66,6 +66,7 @@ def test_damaged_tars_keep_what_comes_before_the_damage(tools, curate, good, tmp
     tar.write_bytes(whole[: whole.rindex(b"00003.jpg") + 600])  # cut inside sample 3; 4 is gone
     second = tools.write_shard(folder, "00001", [tools.raw(f"0001{i}", good(10 + i)) for i in range(5)])
     with tarfile.open(second, "a") as archive:
+        tools.add_member(archive, "00014.jpg", good(42))  # while its sample is still open: it comes before it in a scan
         tools.add_member(archive, "../outside.jpg", good(40))
         tools.add_member(archive, "00010.jpg", good(41))
         tools.add_member(archive, "00010.txt", b"another caption")
@@ -76,6 +77,7 @@ def test_damaged_tars_keep_what_comes_before_the_damage(tools, curate, good, tmp
         ("00004", "missing_in_tar"),
         ("../outside.jpg", "unsafe_name"),
         ("00010", "duplicate_key"),
+        ("00014", "duplicate_key"),
     }
     reader = ShardReader(tmp_path / "run" / "export")
     assert sorted(reader.keys()) == ["00000", "00001", "00002", "00010", "00011", "00012", "00013", "00014"]
