@@ -65,11 +65,10 @@ def read_items(
     `shuffle_images` shows every item other images (`derange`). Raises InputError when an id is given twice, since
     predictions are paired by id, or when shuffling is asked of a set with fewer than two different images.
     """
-    items, problems = [], []
-    for index, key in enumerate(reader.keys()):
-        item = _read(reader, index, key, tiling)
-        (items if isinstance(item, Item) else problems).append(item)
-    _check_ids([item.id for item in [*items, *problems]])
+    found = [_read(reader, index, key, tiling) for index, key in enumerate(reader.keys())]
+    _check_ids([item.id for item in found])
+    items = [item for item in found if isinstance(item, Item)]
+    problems = [item for item in found if isinstance(item, Prediction)]
     return (derange(items) if shuffle_images else items), problems
 
 

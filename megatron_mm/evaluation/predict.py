@@ -1,9 +1,10 @@
 """Greedy exact match on a held-out set, for all items at once: no token is generated.
 
 Teacher forcing feeds the expected answer and asks, at each of its positions, for the most likely next token. By
-induction over positions, greedy decoding says exactly the expected answer, end marker included, if and only if each of those is
-the token that stands there: as long as every earlier one agrees, both have seen the same prefix. So one forward pass
-over packed sequences judges what would otherwise be a generation per item; the tests hold it against real generation.
+induction over positions, greedy decoding says exactly the expected answer, end marker included, if and only if each of
+those is the token that stands there: as long as every earlier one agrees, both have seen the same prefix. So one
+forward pass over packed sequences judges what would otherwise be a generation per item; the tests hold it against real
+generation.
 The tokens are those the template makes of the answer; the same text in other tokens counts as wrong, as it does in
 training.
 """
@@ -40,9 +41,11 @@ from .vocabulary import parallel_argmax
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """One packed sequence: the batch, its items in order, and the reasons of those that could not be decoded."""
+    """One packed sequence: the batch without labels, the labels int64 [s], the items in order, and the reasons of those
+    that could not be decoded."""
 
     batch: PackedBatch
+    labels: Tensor
     items: list[Item]
     problems: dict[str, str]
 
@@ -69,7 +72,9 @@ class Packer:
         problems: dict[str, str] = {}
         prepared = [self._prepare(item, problems) for item in items]
         arrays = assemble(prepared, self.length, self._model.tiling.tile, self._padding)
-        return Pack(to_torch(arrays).to(device()), items, problems)
+        labels = torch.from_numpy(arrays.labels).to(device())
+        # Without labels the model gives logits instead of losses.
+        return Pack(dataclasses.replace(to_torch(arrays), labels=None).to(device()), labels, items, problems)
 
     def _prepare(self, item: Item, problems: dict[str, str]) -> Prepared:
         try:
@@ -124,12 +129,12 @@ def _predict(
 
     def step(packs: Iterator[Pack], stage: VisionLanguageModel) -> tuple[Tensor, object]:
         pack = next(packs)
-        targets = pack.batch.labels[0] != IGNORED
+        targets = pack.labels != IGNORED
 
         def collect(logits: Tensor, non_loss_data: bool = True) -> list[Prediction]:
             return list(_compare(pack, parallel_argmax(logits[0, targets]).tolist(), tokenizer))
 
-        return stage(dataclasses.replace(pack.batch, labels=None)), collect
+        return stage(pack.batch), collect
 
     with evaluating(model):
         judged = get_forward_backward_func()(
@@ -147,8 +152,8 @@ def _predict(
 
 def _compare(pack: Pack, said: list[int], tokenizer: TextTokenizer) -> Iterator[Prediction]:
     """Cut the pack's targets at its segments' borders and judge each item."""
-    places = (pack.batch.labels[0] != IGNORED).nonzero()[:, 0]
-    wanted = pack.batch.labels[0, places].tolist()
+    places = (pack.labels != IGNORED).nonzero()[:, 0]
+    wanted = pack.labels[places].tolist()
     borders = torch.searchsorted(places, pack.batch.cu_seqlens.to(places.dtype)).tolist()
     for place, item in enumerate(pack.items):
         span = slice(borders[place], borders[place + 1])

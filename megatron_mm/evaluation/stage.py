@@ -24,12 +24,12 @@ from .predictions import Prediction, read_predictions, write_predictions
 if TYPE_CHECKING:
     from ..model import VisionLanguageModel
 
-BLIND = "blind"
+PLAIN, BLIND = "plain", "blind"  # how a suite is shown: as it is, or every item with another item's image
 
 
-def predictions_path(run: RunFolder, stage: str, suite: str, *, blind: bool = False) -> Path:
-    """Where the answers of a stage to a suite stand; those of the blind control (images exchanged) beside them."""
-    return run.path("predictions", stage, f"{suite}.{BLIND}.jsonl" if blind else f"{suite}.jsonl")
+def predictions_path(run: RunFolder, stage: str, suite: str, way: str = PLAIN) -> Path:
+    """Where the answers of a stage to a suite stand; those of the blind control beside them."""
+    return run.path("predictions", stage, f"{suite}.jsonl" if way == PLAIN else f"{suite}.{way}.jsonl")
 
 
 def gate_path(run: RunFolder, stage: str) -> Path:
@@ -62,10 +62,9 @@ def evaluate_stage(
     recipe: Recipe,
     stage: str,
     suites: dict[str, str],
-    *,
-    blind: bool = False,
+    way: str = PLAIN,
 ) -> dict[str, list[Prediction]]:
-    """Judge `model` on `suites` (suite -> set name) and write the predictions; every rank calls it together.
+    """Judge `model` on `suites` (suite -> set name) shown in one `way`, and write the predictions; every rank calls it.
 
     Returns suite -> predictions on every rank. Rank 0 writes.
     """
@@ -82,10 +81,10 @@ def evaluate_stage(
             spec.model,
             spec.data,
             sequence_length=spec.stage.mixture.sequence_length,
-            shuffle_images=blind,
+            shuffle_images=way == BLIND,
         )
         if dist.get_rank() == 0:
-            write_predictions(predictions_path(run, stage, suite, blind=blind), found[suite])
+            write_predictions(predictions_path(run, stage, suite, way), found[suite])
     return found
 
 

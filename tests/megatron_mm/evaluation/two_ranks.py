@@ -24,9 +24,9 @@ from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.evaluation.items import read_items
 from megavlm.megatron_mm.evaluation.predict import Packer, evaluate_suite
 from megavlm.megatron_mm.inference.generate import generate
-from megavlm.megatron_mm.inference.prompt import encode_prompt
+from megavlm.megatron_mm.inference.prompt import encode_prompt, user_message
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.shards import ShardReader
 
 MODEL = ModelConfig.parse({
@@ -63,12 +63,14 @@ def teach(model: VisionLanguageModel, reader: ShardReader, steps: int) -> None:
     """The same on every rank, without reductions: a plain copy of the model on each."""
     items, _ = read_items(reader, MODEL.tiling)
     packer = Packer(reader, template(MODEL, TOKENIZER, ""), MODEL, TOKENIZER, LENGTH)
-    packs = [packer.pack(group).batch for group in packer.plan(items)[0]]
+    packs = [packer.pack(group) for group in packer.plan(items)[0]]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
         for pack in packs:
-            ((model(pack) * pack.loss_weights).sum() / pack.loss_weights.sum()).backward()
+            weights = pack.batch.loss_weights
+            losses = model(dataclasses.replace(pack.batch, labels=pack.labels[None]))
+            ((losses * weights).sum() / weights.sum()).backward()
         optimizer.step()
 
 
@@ -81,6 +83,15 @@ def say(model: VisionLanguageModel, reader: ShardReader, limit: int = 8) -> dict
             prompt = encode_prompt(item.messages[:-1], images, TOKENIZER, MODEL, DATA)
             said[item.id] = list(generate(model, prompt, stop={TOKENIZER.im_end}, max_new_tokens=limit))
     return said
+
+
+def refused(model: VisionLanguageModel) -> str:
+    """The key that generation names when it refuses this layout; "" when it does not."""
+    try:
+        next(generate(model, encode_prompt([user_message("?", 0)], [], TOKENIZER, MODEL, DATA), stop=()))
+    except ConfigError as error:
+        return error.where or ""
+    return ""
 
 
 def judge(model: VisionLanguageModel, reader: ShardReader, blind: bool = False) -> list[dict[str, Any]]:
@@ -101,6 +112,8 @@ def main(lessons: str, held_out: str, work: str) -> None:
         results[name] = {"predictions": judge(model, reader), "blind": judge(model, reader, blind=True)}
         if name in ("dp2", "tp2"):
             results[name]["generated"] = say(model, reader)
+        else:
+            results[name]["refused"] = refused(model)
     if dist.get_rank() == 0:
         (Path(work) / "results.json").write_text(json.dumps(results))
     backend.shutdown()

@@ -1,0 +1,71 @@
+"""Which checkpoint a run, or a path into one, means. Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from megavlm.platform.config import Recipe, load_recipe
+from megavlm.platform.errors import InputError
+from megavlm.platform.runs import RunFolder, find_run
+
+from ..config import Parallel, Stages
+
+COMPLETE = "COMPLETE"  # the marker renamed into a checkpoint's folder when all of it is on disk
+
+
+class Source(NamedTuple):
+    """Trained weights: the run they are from, its recipe, the stage, and the checkpoint's folder."""
+
+    run: RunFolder
+    recipe: Recipe
+    stage: str
+    checkpoint: Path
+
+
+def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
+    """RUN (its folder or name), or RUN/checkpoints/STAGE/step-N. Without `stage`, a run means its last trained stage.
+
+    Raises InputError when there is no complete checkpoint, ConfigError for a stage the run does not have.
+    """
+    folder = Path(run_or_checkpoint)
+    if folder.name.startswith("step-"):
+        return _of_checkpoint(folder.resolve())
+    run = find_run(run_or_checkpoint)
+    recipe = load_recipe(str(run.path("config.yaml")))
+    stages: Stages = recipe.section("stages")
+    if stage is None:
+        trained = [name for name in stages.root if complete_checkpoints(run, name)]
+        stage = trained[-1] if trained else list(stages.root)[-1]
+    stages[stage]  # raises ConfigError for an unknown one
+    return Source(run, recipe, stage, find_checkpoint(run, stage))
+
+
+def _of_checkpoint(folder: Path) -> Source:
+    if not (folder / COMPLETE).exists():
+        raise InputError(f"no complete checkpoint at {folder}", fix=f"give a folder that holds {COMPLETE}")
+    run = RunFolder.open(folder.parents[2])
+    return Source(run, load_recipe(str(run.path("config.yaml"))), folder.parent.name, folder)
+
+
+def complete_checkpoints(run: RunFolder, stage: str) -> list[Path]:
+    """A stage's checkpoints that are whole, oldest first."""
+    found = (path.parent for path in run.path("checkpoints", stage).glob(f"step-*/{COMPLETE}"))
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def find_checkpoint(run: RunFolder, stage: str) -> Path:
+    """The newest complete checkpoint of a stage; raises InputError when there is none."""
+    found = complete_checkpoints(run, stage)
+    if not found:
+        raise InputError(
+            f"stage '{stage}' has no complete checkpoint",
+            where=str(run.path("checkpoints", stage)),
+            fix=f"train it first: megavlm train RECIPE --stage {stage}",
+        )
+    return found[-1]
+
+
+def layout_size(parallel: Parallel) -> int:
+    """Processes that one copy of the model is split over."""
+    return parallel.tp * parallel.pp * parallel.cp
