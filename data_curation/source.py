@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from megavlm.platform.errors import InputError
 from megavlm.platform.shards import Sample, scan_tar
-from megavlm.platform.storage import file_size, list_files
+from megavlm.platform.storage import exists, file_size, list_files
 
 # The order is the preference where a sample holds several.
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
@@ -25,12 +25,12 @@ class Shard:
 
 def find_shards(path: str) -> list[Shard]:
     """Every {name}.tar under a folder or URL, by name; raises InputError when there is none."""
-    urls = sorted(str(url) for url in list_files(path, suffix=".tar"))
+    urls = sorted(list_files(path, suffix=".tar")) if exists(path) else []
     if not urls:
         raise InputError(
             f"no .tar shards in '{path}'",
             where="curation.source.path",
-            fix="give a folder that img2dataset wrote with output_format=webdataset: curation.source.path=FOLDER",
+            fix="curation.source.path=FOLDER, one that img2dataset wrote with output_format=webdataset",
         )
     return [Shard(url.rsplit("/", 1)[-1].removesuffix(".tar"), url, file_size(url)) for url in urls]
 

@@ -30,7 +30,7 @@ def test_it_says_what_was_dropped_why_and_by_which_method(html):
     for words in (
         "too_small: 1",
         "empty: 1",
-        "failed_to_download: 4",
+        "failed_to_download: 3",
         "duplicate_hash: 3",
         "far_from_centroid",
         "4 clusters",
