@@ -69,8 +69,10 @@ class SDPAttention(MegatronModule):
         query_lengths = packed.cu_seqlens_q.diff().tolist()
         key_lengths = packed.cu_seqlens_kv.diff().tolist()
         parts = zip(query.split(query_lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
-        outs = [self._attend(*(t.transpose(0, 1)[None] for t in part), None) for part in parts if part[0].shape[0]]
-        return torch.cat([out[0].transpose(0, 1) for out in outs])
+        outs = []
+        for q, k, v in ((t.transpose(0, 1)[None] for t in part) for part in parts if len(part[0])):
+            outs.append(self._attend(q, k, v, None)[0].transpose(0, 1))
+        return torch.cat(outs)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q [b, heads, sq, d], k and v [b, groups, sk, d] -> [b, heads, sq, d]; mask is True where a key is SEEN."""

@@ -86,7 +86,7 @@ class LayerScale(nn.Module):
     def __init__(self, hidden: int, init: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.empty(hidden, dtype=dtype))
-        self.scale.init_constant = init
+        setattr(self.scale, "init_constant", init)  # noqa: B010
 
     def forward(self, training: bool, fused: bool) -> Any:
         """megatron-core asks for the function first and calls it with ((x, bias), residual, dropout)."""
@@ -106,7 +106,8 @@ class PatchEmbedding(nn.Module):
         self.patches = nn.Conv2d(3, spec.hidden, spec.patch_size, spec.patch_size, dtype=dtype)
         self.class_token = nn.Parameter(torch.empty(spec.hidden, dtype=dtype))
         self.positions = nn.Parameter(torch.empty(1 + rows * columns, spec.hidden, dtype=dtype))
-        self.class_token.init_std = self.positions.init_std = 0.02
+        for table in (self.class_token, self.positions):
+            setattr(table, "init_std", 0.02)  # noqa: B010
 
     def forward(self, tiles: Tensor) -> Tensor:
         """[n, 3, H, W] -> [n, 1 + rows * columns, hidden]."""

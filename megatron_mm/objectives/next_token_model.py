@@ -21,5 +21,9 @@ class NextTokenLoss:
         """Scalar float32: what the global batch's sum is divided by, this pack's share."""
         return self._weights(batch).sum()
 
+    def targets(self, batch: PackedBatch) -> Tensor:
+        """Scalar int64: how many places of this pack something is learnt from."""
+        return (self._weights(batch) > 0).sum()
+
     def _weights(self, batch: PackedBatch) -> Tensor:
-        return batch.loss_weights * (batch.labels >= 0)
+        return batch.loss_weights if batch.labels is None else batch.loss_weights * (batch.labels >= 0)

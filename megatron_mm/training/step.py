@@ -70,6 +70,8 @@ def make_optimizer(
         use_distributed_optimizer=parallel.distributed_optimizer,
     )
     optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
+        group["weight_decay"] = options.weight_decay * group["wd_mult"]
     model.config.grad_scale_func = optimizer.scale_loss
     model.config.finalize_model_grads_func = _finalize
     return optimizer
@@ -83,8 +85,8 @@ def train_step(
     Every rank has the same number of packs, all of one length. The loss is the objective's total over the global
     batch divided by its weight over the global batch, so no layout and no way of packing changes it.
     """
+    weight, targets, tokens = _global_sums(packs, objective)  # before the packs leave the host: no waiting for the GPU
     packs = [pack.to(backend.device()) for pack in packs]
-    weight, targets, tokens = _global_sums(packs, objective)
     model.zero_grad_buffer()
     optimizer.zero_grad()
     losses = run_schedule(model, packs, _weighted(objective, weight), forward_only=False)
@@ -131,10 +133,10 @@ def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any
 
 def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, int, int]:
     """Loss weight, targets and positions of the global batch, over all data-parallel ranks."""
-    weight = sum(objective.weight(pack) for pack in packs)
-    targets = sum(((pack.loss_weights > 0) & (pack.labels >= 0)).sum() for pack in packs)
+    weight = sum(float(objective.weight(pack)) for pack in packs)
+    targets = sum(int(objective.targets(pack)) for pack in packs)
     tokens = sum(pack.tokens.numel() for pack in packs)
-    sums = torch.stack([weight.double(), targets.double(), targets.new_tensor(tokens).double()])
+    sums = torch.tensor([weight, targets, tokens], dtype=torch.float64, device=backend.device())
     dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
     return sums[0].clamp(min=1e-8).float(), int(sums[1]), int(sums[2])
 

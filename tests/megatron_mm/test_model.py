@@ -128,6 +128,22 @@ def test_kv_cache_gives_the_same_logits(model: VisionLanguageModel, tiny_pack: C
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputation_changes_nothing(
+    one_process: BuildContext,
+    tiny_model: Callable[..., ModelConfig],
+    tiny_pack: Callable[..., PackedBatch],
+    recompute: str,
+) -> None:
+    def gradients(how: str) -> dict[str, torch.Tensor]:
+        model = build_model(tiny_model(), replace(one_process, recompute=how))
+        backend.initialise(model, seed=3)
+        model(tiny_pack()).sum().backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    torch.testing.assert_close(gradients(recompute), gradients("none"), rtol=1e-5, atol=1e-5)
+
+
 NVLM_D_72B = {
     "tiling": {"tile": 448},
     "encoder": {"name": "internvit"},
