@@ -83,7 +83,7 @@ def build_manifest(spec: StageData, path: Path) -> Manifest:
     capacity = spec.stage.mixture.sequence_length
     measured = {}
     for name, reader in sets.items():
-        with progress(total=len(reader), label=f"measuring {name}", unit="samples") as bar:
+        with progress(total=len(reader), label=f"measuring {name}", unit="sample") as bar:
             measured[name] = measure(name, reader, chat, spec.model.tiling, capacity, bar.advance)
     lengths = {name: each.tokens for name, each in measured.items()}
     draws = draw(lengths, spec.stage.mixture.weights, spec.draw_seed())

@@ -1,0 +1,1 @@
+"""Training: the plan, the stages, the loop, checkpoints, and the worker that torchrun starts."""

@@ -1,0 +1,116 @@
+"""Checkpoints: model, optimizer, random streams and step, through megatron-core's dist_checkpointing.
+
+A checkpoint is the folder checkpoints/STAGE/step-000050 and counts only with its marker COMPLETE, renamed into it last: a
+save that was killed leaves the one before it usable. Tensors are stored by their global shape, so another tensor-
+or pipeline-parallel size can load them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+from megavlm.platform.runs import RunFolder
+from megavlm.platform.storage import write_atomic
+
+from ..inference.checkpoints import COMPLETE, complete_checkpoints
+from .safe_load import load_state
+from .step import unwrap
+
+# The default, "fully_sharded_model_space", fails on load; this one also lets tp and pp change.
+SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
+    """Where the checkpoint after `step` updates of a stage stands."""
+    return run.path("checkpoints", stage, f"step-{step:06d}")
+
+
+def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronOptimizer) -> Path:
+    """Write a checkpoint and take the stage's older ones away; every rank calls it."""
+    folder = checkpoint_path(run, stage, step)
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed save left
+        (folder / "rng").mkdir(parents=True)
+    dist.barrier()
+    dist_checkpointing.save(_state(model, optimizer, is_loading=False), str(folder))
+    torch.save(_random_state(), _rng_path(folder))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        marker = {"stage": stage, "step": step, "layout": layout()}
+        write_atomic(folder / COMPLETE, json.dumps(marker).encode())
+        prune(run, stage, keep=folder)
+    dist.barrier()
+    return folder
+
+
+def latest(run: RunFolder, stage: str) -> Path | None:
+    """The newest complete checkpoint of a stage."""
+    found = complete_checkpoints(run, stage)
+    return found[-1] if found else None
+
+
+def prune(run: RunFolder, stage: str, keep: Path) -> None:
+    """Delete every other checkpoint of the stage, complete or not; the marker goes first."""
+    for folder in run.path("checkpoints", stage).glob("step-*"):
+        if folder != keep:
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(folder: Path, model: Any, optimizer: MegatronOptimizer) -> int:
+    """Restore everything from a complete checkpoint; returns the number of updates it had seen.
+
+    Random streams are restored where the layout is the one that saved; another layout keeps its freshly seeded ones.
+    """
+    state = load_state(_state(model, optimizer, is_loading=True), folder)
+    unwrap(model).load_state_dict(state["model"], strict=False)
+    with torch.no_grad():
+        optimizer.load_state_dict(state["optimizer"])
+    marker = json.loads((folder / COMPLETE).read_text())
+    if marker["layout"] == layout():
+        _restore_random_state(torch.load(_rng_path(folder), weights_only=True))
+    return int(marker["step"])
+
+
+def layout() -> dict[str, int]:
+    """The parallel sizes of this run."""
+    return {
+        "tp": parallel_state.get_tensor_model_parallel_world_size(),
+        "pp": parallel_state.get_pipeline_model_parallel_world_size(),
+        "world": dist.get_world_size(),
+    }
+
+
+def _state(model: Any, optimizer: MegatronOptimizer, is_loading: bool) -> dict[str, Any]:
+    weights = unwrap(model).sharded_state_dict()
+    # megatron-core binds optimizer state to parameters through the model's entries, and changes what it is given.
+    moments = optimizer.sharded_state_dict(dict(weights), is_loading=is_loading, metadata=dict(SHARDING))
+    return {"model": weights, "optimizer": moments}
+
+
+def _rng_path(folder: Path) -> Path:
+    return folder / "rng" / f"rank-{dist.get_rank():05d}.pt"
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    """Torch's stream and megatron-core's, each as a byte tensor."""
+    streams = {f"tracker/{name}": state for name, state in get_cuda_rng_tracker().get_states().items()}
+    device = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **device, **streams}
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+    streams = {name.removeprefix("tracker/"): each for name, each in state.items() if name.startswith("tracker/")}
+    get_cuda_rng_tracker().set_states(streams)

@@ -1,0 +1,150 @@
+"""One stage of training: the loop over global batches, with its checkpoints, metrics and heartbeats."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.optimizer import MegatronOptimizer
+
+from megavlm.platform.config import Recipe
+from megavlm.platform.errors import MegaVLMError
+from megavlm.platform.runs import Attempt, RunFolder
+
+from .. import backend
+from ..data.build import StageData
+from ..data.loader import open_loader
+from ..data.manifest import Manifest
+from ..inference.load import fill
+from ..model import build_model
+from . import checkpoint
+from .schedule import learning_rate
+from .step import StepResult, make_optimizer, train_step, wrap
+
+HEARTBEAT_SECONDS = 2.0
+MOST_SKIPPED = 10  # updates skipped in a row for a gradient that is not finite
+
+
+@dataclasses.dataclass
+class Session:
+    """What the stages of one worker share. `wants_save` is asked between steps."""
+
+    run: RunFolder
+    attempt: Attempt
+    recipe: Recipe
+    wants_save: Callable[[], bool]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes for all."""
+        return dist.get_rank() == 0
+
+
+class StageTrainer:
+    """A stage's model and optimizer on this rank, at the step its newest checkpoint left."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session, self.name = session, name
+        self.spec = StageData.of(session.recipe, name)
+        stage = self.stage = self.spec.stage
+        backend.init_distributed(stage.parallel, self.spec.seed)
+        model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision))
+        newest = checkpoint.latest(session.run, name)
+        self._first_weights(model, resumes=newest is not None)
+        model.freeze(stage.train)
+        self.model = wrap(model, stage.parallel, stage.precision)
+        self.optimizer: MegatronOptimizer = make_optimizer(self.model, stage.optimizer, stage.parallel, stage.precision)
+        self.step = checkpoint.load(newest, self.model, self.optimizer) if newest else 0
+        self._skipped = 0
+        self._beat = 0.0
+
+    def _first_weights(self, model: Any, resumes: bool) -> None:
+        """Those of the stages this one comes after, the last listed last; the first stage draws them."""
+        sources = [checkpoint.latest(self.session.run, earlier) for earlier in self.stage.after]
+        if not sources and not resumes:
+            backend.initialise(model, self.spec.seed)
+        for source in sources if not resumes else []:
+            fill(model, _found(source, self.stage.after))
+
+    def train(self) -> bool:
+        """Train to the stage's last step; False when it was saved before that because someone asked."""
+        rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+        objective = self.spec.model.objectives[0].build()
+        last_wait = time.perf_counter()
+        for packs in self._loader().batches(self.step, self.stage.steps, rank, ranks):
+            start = time.perf_counter()
+            rate = self._set_rate()
+            result = train_step(self.model, self.optimizer, packs, objective)
+            self.step += 1
+            self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
+            stop = self._agreed_to_stop()
+            if stop or self.step % self.stage.save_every == 0 or self.step == self.stage.steps:
+                self._save()
+            if stop and self.step < self.stage.steps:
+                return False
+            last_wait = time.perf_counter()
+        return True
+
+    def _loader(self) -> Any:
+        manifest = Manifest(self.session.run.path("stages", self.name, "packs.parquet"))
+        return open_loader(self.spec, manifest, report=self.session.attempt.event if self.session.leads else _silent)
+
+    def _set_rate(self) -> float:
+        rate = learning_rate(self.step, self.stage.optimizer, self.stage.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
+        """One line of metrics, and a sign of life every few seconds."""
+        self._skipped = 0 if result.updated else self._skipped + 1
+        now = time.monotonic()
+        if now - self._beat >= HEARTBEAT_SECONDS:
+            self.session.attempt.heartbeat(dist.get_rank(), self.step)
+            self._beat = now
+        if self.session.leads:
+            line = {"stage": self.name, "step": self.step, "loss": _finite(result.loss)}
+            line |= {"grad_norm": _finite(result.grad_norm), "lr": rate, "tokens": result.tokens}
+            line |= {"targets": result.targets, "seconds": round(seconds, 4), "waited": round(waited, 4)}
+            self.session.run.append_metrics(line)
+            print(line, flush=True)
+        if self._skipped >= MOST_SKIPPED:
+            raise MegaVLMError(
+                f"{self._skipped} updates in a row had a gradient that is not finite, the last with loss {result.loss}",
+                where=f"stage '{self.name}', step {self.step}",
+                fix=f"lower stages.{self.name}.optimizer.lr, and look at metrics.jsonl for where it began",
+            )
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether any rank was asked to save: all of them must save at the same step."""
+        wish = torch.tensor(int(self.session.wants_save()), device=backend.device())
+        dist.all_reduce(wish, op=dist.ReduceOp.MAX)
+        return bool(wish)
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        folder = checkpoint.save(self.session.run, self.name, self.step, self.model, self.optimizer)
+        if self.session.leads:
+            seconds = round(time.perf_counter() - start, 3)
+            self.session.attempt.event("saved", stage=self.name, step=self.step, seconds=seconds, folder=folder.name)
+
+
+def _found(source: Path | None, after: list[str]) -> Path:
+    if source is None:
+        raise MegaVLMError(f"a stage this one comes after has no checkpoint: {after}", fix="train it first")
+    return source
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _silent(kind: str, **fields: Any) -> None:
+    """Only one rank reports: all of a replica read the same samples."""

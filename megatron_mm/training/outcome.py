@@ -1,0 +1,71 @@
+"""What a run folder says of its training: how far each stage is, its losses, its speed, its gate. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from megavlm.platform.runs import RunFolder
+
+from ..config import Stages
+from .stages import chosen, is_finished
+
+EXIT_CODES = {"pass": 0, "fail": 3, "undecided": 5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The figures of a run, and the exit code they mean."""
+
+    run: str
+    finished: bool
+    saved: int | None
+    stages: dict[str, dict[str, Any]]
+    exit_code: int
+
+    def record(self) -> dict[str, Any]:
+        """Plain data under stable keys."""
+        return dataclasses.asdict(self)
+
+    def readable(self) -> str:
+        """The figures for people."""
+        rows = [f"run {self.run}: {'finished' if self.finished else 'not finished'}"]
+        for name, told in self.stages.items():
+            rows.append(
+                f"  {name:<14}" + "  ".join(f"{key} {value}" for key, value in told.items() if value is not None)
+            )
+        if not self.finished:
+            rows.append("  the same command goes on from here")
+        return "\n".join(rows)
+
+
+def outcome(run: RunFolder, stages: Stages, only: str | None = None) -> Outcome:
+    """Read the run folder. Exit code 4: not finished; 3: a gate said no; 5: a gate could not decide; 0: done."""
+    names = chosen(stages, only)
+    told = {name: stage_figures(run, name) for name in names}
+    finished = all(is_finished(run, name) for name in names)
+    verdicts = [EXIT_CODES[row["gate"]] for row in told.values() if row["gate"]]
+    code = next((code for code in (3, 5) if code in verdicts), 0) if finished else 4
+    return Outcome(str(run.root), finished, run.saved, told, code)
+
+
+def stage_figures(run: RunFolder, name: str) -> dict[str, Any]:
+    """One stage: steps done, first and last loss, tokens per second of its steps, and the gate's verdict."""
+    steps = stage_steps(run, name)
+    gate = run.path("gate", f"{name}.json")
+    seconds = sum(line["seconds"] for line in steps)
+    return {
+        "finished": is_finished(run, name),
+        "steps": steps[-1]["step"] if steps else 0,
+        "first_loss": steps[0]["loss"] if steps else None,
+        "last_loss": steps[-1]["loss"] if steps else None,
+        "tokens_per_second": round(sum(line["tokens"] for line in steps) / seconds) if seconds else None,
+        "gate": json.loads(gate.read_text())["verdict"] if gate.exists() else None,
+    }
+
+
+def stage_steps(run: RunFolder, name: str) -> list[dict[str, Any]]:
+    """The stage's lines of metrics.jsonl, one per step, the last one written where a resume repeated a step."""
+    lines = [line for line in run.metrics(unique=("stage", "step")) if line.get("stage") == name and "loss" in line]
+    return sorted(lines, key=lambda line: line["step"])

@@ -1,0 +1,51 @@
+"""Which stages of a run are done, which come next, and whose weights they start from. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from megavlm.platform.errors import ConfigError
+from megavlm.platform.runs import RunFolder
+from megavlm.platform.storage import write_atomic
+
+from ..config import AXES, Stage, Stages
+
+
+def frozen_axes(stage: Stage) -> list[str]:
+    """The axes that a stage leaves as they are."""
+    return [axis for axis in AXES if axis not in stage.train]
+
+
+def is_finished(run: RunFolder, name: str) -> bool:
+    """Whether a stage is trained, saved, evaluated and judged."""
+    return run.path("stages", name, "finished").exists()
+
+
+def mark_stage_finished(run: RunFolder, name: str, **fields: Any) -> None:
+    """Called last of all, once everything of the stage is on disk."""
+    body = json.dumps({"time": round(time.time(), 3), **fields})
+    write_atomic(run.path("stages", name, "finished"), body.encode())
+
+
+def chosen(stages: Stages, only: str | None = None) -> list[str]:
+    """The stages a run is about: the one asked for, or all that are not optional."""
+    if only is not None:
+        stages[only]  # raises ConfigError for an unknown name
+        return [only]
+    return [name for name, stage in stages.root.items() if not stage.optional]
+
+
+def unfinished(run: RunFolder, stages: Stages, only: str | None = None) -> list[str]:
+    """The chosen stages still to do, in order; raises ConfigError when one starts from a stage that is not finished."""
+    names = [name for name in chosen(stages, only) if not is_finished(run, name)]
+    for name in names:
+        for earlier in stages[name].after:
+            if not is_finished(run, earlier) and earlier not in names:
+                raise ConfigError(
+                    f"stage '{name}' starts from '{earlier}', which is not finished",
+                    where=str(run.root),
+                    fix=f"run `megavlm train RECIPE --stage {earlier}` first, or leave --stage away",
+                )
+    return names

@@ -1,0 +1,126 @@
+"""`megavlm train`: checks the plan, makes what is missing, starts torchrun, and says how it went. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megavlm.platform.cli import parser, split_overrides
+from megavlm.platform.config import Recipe, load_recipe
+from megavlm.platform.errors import MegaVLMError
+from megavlm.platform.runs import RunFolder, default_runs_root
+
+from ..config import Stages
+from ..data.build import StageData, build_manifest
+from ..data.manifest import Manifest
+from ..data.sets import demo_data_missing, demo_folder, sets_of
+from .launch import launch
+from .outcome import outcome
+from .plan import Plan, make_plan
+from .stages import unfinished
+
+MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew
+
+EPILOG = """\
+examples:
+  megavlm train nvlm-d-mini                               every unfinished stage; run it again to resume
+  megavlm train nvlm-d-mini stages.sft.steps=50 --dry-run --json
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train a recipe's unfinished stages. Exit codes: 0 done, 3 a gate said no, 4 saved and resumable, 5 undecided."""
+    words, overrides = split_overrides(argv)
+    p = parser("train", epilog=EPILOG)
+    p.add_argument("recipe", help="a shipped recipe's name or a YAML file")
+    p.add_argument("--stage", help="this stage only")
+    p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
+    p.add_argument("--nproc", type=int, help="processes on this machine (default: what the layout needs, or the GPUs)")
+    p.add_argument("--dry-run", action="store_true", help="check everything and print the plan; loads no torch")
+    args = p.parse_args(words)
+    recipe = load_recipe(args.recipe, overrides)
+    plan = make_plan(recipe, args.stage, args.nproc)
+    out = args.out or default_runs_root() / recipe.name
+    check_manifests(recipe, plan, out)
+    if args.dry_run:
+        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out))
+        return 0
+    print(readable(plan, out), file=sys.stderr)
+    make_demo_data(recipe)
+    run = RunFolder.create(out, recipe.tree, recipe.origins, ["megavlm", "train", *argv], may_change=MAY_CHANGE)
+    train(run, recipe, plan, args.stage)
+    told = outcome(run, recipe.section("stages"), args.stage)
+    print(json.dumps(told.record(), indent=2) if args.json else told.readable())
+    return told.exit_code
+
+
+def train(run: RunFolder, recipe: Recipe, plan: Plan, only: str | None) -> None:
+    """Bring the run as far as it goes: pack what is not packed, then one torchrun for all unfinished stages."""
+    stages: Stages = recipe.section("stages")
+    names = unfinished(run, stages, only)
+    for name in names:
+        ensure_packs(run, StageData.of(recipe, name))
+    if names:
+        print(f"log: {run.path('attempts')}", file=sys.stderr)
+        launch(run, stages, names, plan.world)
+
+
+def ensure_packs(run: RunFolder, spec: StageData) -> Manifest:
+    """The stage's manifest: the one there, if it was made for this configuration, or a new one.
+
+    Raises ConfigError for a manifest with another fingerprint. One that is only too short is packed anew: a longer plan
+    begins with the shorter one.
+    """
+    path = packs_path(run.root, spec.name)
+    if not path.exists():
+        return build_manifest(spec, path)
+    manifest = Manifest(path)
+    manifest.check(spec.fingerprint(spec.open_sets()), packs=0)
+    return manifest if len(manifest) >= spec.packs_needed() else build_manifest(spec, path)
+
+
+def packs_path(run: Path, stage: str) -> Path:
+    """Where a run keeps a stage's manifest."""
+    return run / "stages" / stage / "packs.parquet"
+
+
+def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
+    """Refuse manifests of another configuration before anything is started; raises ConfigError."""
+    for stage in plan.stages:
+        spec = StageData.of(recipe, stage.name)
+        path = packs_path(out, stage.name)
+        if path.exists() and not demo_data_missing(spec.data, sets_of(spec.stage)):
+            Manifest(path).check(spec.fingerprint(spec.open_sets()), packs=0)
+
+
+def make_demo_data(recipe: Recipe) -> None:
+    """Run the demo's data step when a set of the recipe is the demo's and is not there."""
+    data = recipe.section("data")
+    if not demo_data_missing(data, data.sets):
+        return
+    folder = demo_folder()
+    print(f"demo data not found at {folder}: making it first", file=sys.stderr)
+    command = [sys.executable, "-m", "megavlm.platform.cli", "demo", "--only", "data", "--out", str(folder)]
+    done = subprocess.run(command, stdout=sys.stderr, env=os.environ)
+    if done.returncode or demo_data_missing(data, data.sets):
+        raise MegaVLMError(
+            f"making the demo's data failed with exit code {done.returncode}",
+            where=str(folder),
+            fix=f"run `megavlm demo --only data --out {folder}` and read its message",
+        )
+
+
+def readable(plan: Plan, out: Path) -> str:
+    """The plan for people."""
+    head = f"plan: {plan.recipe} on {plan.world} process(es), run folder {out}"
+    columns = f"  {'stage':<14}{'trained/all parameters':>28}{'steps':>9}{'tokens':>15}  layout"
+    rows = [head, columns]
+    for s in plan.stages:
+        parameters = f"{s.trained_parameters:,}/{s.parameters:,}"
+        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {s.micro_batches} micro-batches, {s.precision}"
+        rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{s.tokens:>15,}  {layout}")
+    return "\n".join([*rows, *(f"  note: {note}" for note in plan.notes)])

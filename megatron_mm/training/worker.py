@@ -1,0 +1,125 @@
+"""What torchrun runs on every rank: the unfinished stages in order, each trained, saved, evaluated and judged."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import torch.distributed as dist
+
+from megavlm.platform.config import load_recipe
+from megavlm.platform.errors import MegaVLMError
+from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
+
+from .. import backend
+from ..data.samples import IMAGE_EXTENSIONS
+from ..data.sets import open_set
+from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
+from .launch import SAVE_WISH
+from .loop import Session, StageTrainer
+from .process import die_with_parent
+from .stages import chosen, is_finished, mark_stage_finished
+from .step import unwrap
+
+
+def main(argv: Sequence[str]) -> int:
+    """`worker RUN STAGE...`; returns the exit code, after telling the attempt what went wrong."""
+    die_with_parent()
+    run = RunFolder.open(argv[0])
+    attempt = run.attempts()[-1]
+    rank = int(os.environ.get("RANK", "0"))
+    _log_to(attempt, rank)
+    try:
+        with SaveRequest() as request:
+            wish = attempt.root / SAVE_WISH
+            work(run, attempt, argv[1:], lambda: request.requested or (rank == 0 and wish.exists()))
+        backend.shutdown()
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        _tell(attempt, rank, error)
+        return 1
+
+
+def work(run: RunFolder, attempt: Attempt, names: Sequence[str], wants_save: object) -> None:
+    """Every stage of `names`, until the end or until someone asks to save."""
+    recipe = load_recipe(str(run.path("config.yaml")))
+    session = Session(run, attempt, recipe, wants_save)  # type: ignore[arg-type]
+    for name in names:
+        trainer = StageTrainer(session, name)
+        if session.leads:
+            _tell_engine(trainer)
+        if not trainer.train():
+            if session.leads:
+                run.mark_saved(trainer.step)
+            return
+        evaluate(trainer)
+        dist.barrier()
+    stages = recipe.section("stages")
+    if session.leads and all(is_finished(run, name) for name in chosen(stages)):
+        run.mark_finished()
+
+
+def evaluate(trainer: StageTrainer) -> None:
+    """Judge the trained stage on its suites, and those with images also blind; then its gate; then it is finished.
+
+    A gate that says no is written down like one that passes: the run goes on, and `train` tells it by its exit code.
+    """
+    session, stage, name = trainer.session, trainer.stage, trainer.name
+    model = unwrap(trainer.model)
+    evaluate_stage(model, session.run, session.recipe, name, stage.evaluate, PLAIN)
+    seen = {suite: data for suite, data in stage.evaluate.items() if _has_images(trainer, data)}
+    evaluate_stage(model, session.run, session.recipe, name, seen, BLIND)
+    if session.leads:
+        gate = judge_gate(session.run, name, stage.gate) if stage.gate else None
+        if gate:
+            session.attempt.event("gate", stage=name, verdict=gate.verdict, drop=gate.drop)
+        mark_stage_finished(session.run, name, step=trainer.step)
+
+
+def _has_images(trainer: StageTrainer, data: str) -> bool:
+    fields = open_set(trainer.spec.data, data).fields(0)
+    return any(field.rpartition(".")[2] in IMAGE_EXTENSIONS for field in fields)
+
+
+def _tell_engine(trainer: StageTrainer) -> None:
+    engine = f"megatron-core {version('megatron-core')}"
+    trainer.session.attempt.event(
+        "engine",
+        stage=trainer.name,
+        backend=engine,
+        collectives=backend.backend_name(),
+        tensor_parallel=trainer.stage.parallel.tp,
+        pipeline_parallel=trainer.stage.parallel.pp,
+        world=dist.get_world_size(),
+        from_step=trainer.step,
+    )
+
+
+def _log_to(attempt: Attempt, rank: int) -> None:
+    """Everything this process prints, C libraries included, goes to the rank's own log."""
+    log = attempt.log_path(rank).open("ab", buffering=0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+
+
+def _tell(attempt: Attempt, rank: int, error: Exception) -> None:
+    known = isinstance(error, MegaVLMError)
+    what = error.what if isinstance(error, MegaVLMError) else f"{type(error).__name__}: {error}"
+    attempt.event(
+        "failed",
+        rank=rank,
+        what=what,
+        where=error.where if isinstance(error, MegaVLMError) else None,
+        fix=error.fix if isinstance(error, MegaVLMError) else f"read {attempt.log_path(rank)}",
+        exit_code=error.exit_code if known else 1,  # type: ignore[attr-defined]
+    )
+
+
+if __name__ == "__main__":  # megatron-core's checkpoint writer may start processes that import the main module
+    sys.exit(main(sys.argv[1:]))
