@@ -1,8 +1,8 @@
 """Checkpoints: model, optimizer, random streams and step, through megatron-core's dist_checkpointing.
 
-A checkpoint is the folder checkpoints/STAGE/step-000050 and counts only with its marker COMPLETE, renamed into it last: a
-save that was killed leaves the one before it usable. Tensors are stored by their global shape, so another tensor-
-or pipeline-parallel size can load them.
+A checkpoint is the folder checkpoints/STAGE/step-000050 and counts only with its marker COMPLETE, renamed into it last:
+a save that was killed leaves the one before it usable. Tensors are stored by their global shape, so another tensor- or
+pipeline-parallel size can load them.
 """
 
 from __future__ import annotations

@@ -126,6 +126,8 @@ class Shown:
         if self._bar and line["step"] > self._step:
             self._bar.advance(line["step"] - self._step)
             self._step = line["step"]
+        if self._stage and self._step == self._stages[self._stage].steps:
+            self.stop()  # the stage's evaluation is no step
 
     def stop(self) -> None:
         """The display of the stage at hand is over."""

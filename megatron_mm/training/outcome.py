@@ -32,9 +32,8 @@ class Outcome:
         """The figures for people."""
         rows = [f"run {self.run}: {'finished' if self.finished else 'not finished'}"]
         for name, told in self.stages.items():
-            rows.append(
-                f"  {name:<14}" + "  ".join(f"{key} {value}" for key, value in told.items() if value is not None)
-            )
+            figures = "  ".join(f"{key} {value}" for key, value in told.items() if value is not None)
+            rows.append(f"  {name:<14}{figures}")
         if not self.finished:
             rows.append("  the same command goes on from here")
         return "\n".join(rows)

@@ -1,8 +1,8 @@
 """Loading a checkpoint without running anything that is written in it.
 
 torch.distributed.checkpoint keeps its index, and every object that is no tensor, as a pickle, and reads both without
-restriction. A checkpoint is a file that people pass on; so its index is read with a list of known names first, and objects
-only the way weights are.
+restriction. A checkpoint is a file that people pass on; so its index is read with a list of known names first, and
+objects only the way weights are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load then refuses what could ru
 
 
 def load_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """dist_checkpointing.load of `state` from `folder`; raises InputError for a checkpoint that holds foreign objects."""
+    """dist_checkpointing.load of `state` from `folder`; raises InputError where it holds foreign objects."""
     check_index(folder)
     with _weights_only():
         try:

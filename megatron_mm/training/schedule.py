@@ -10,7 +10,7 @@ from ..config import Optimizer
 def learning_rate(step: int, optimizer: Optimizer, steps: int) -> float:
     """The rate of update `step` (from 0) of `steps`: linear warm-up to lr, then decay to min_lr at the last update.
 
-    Cosine: min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2, t running from 0 to 1 (Loshchilov & Hutter 2017, equation 5).
+    Cosine: min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2, t from 0 to 1 (Loshchilov & Hutter 2017, equation 5).
     """
     if step < optimizer.warmup_steps:
         return optimizer.lr * (step + 1) / optimizer.warmup_steps

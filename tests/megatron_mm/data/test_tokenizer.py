@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from megavlm.megatron_mm.data.tokenizer import SHIPPED, load_tokenizer
 from megavlm.megatron_mm.data.tokenizers.build_mini import build
+from megavlm.platform.demo.rendering import COLOURS, FRAMES, WEAVES
+from megavlm.platform.demo.tasks import QUESTIONS
 from megavlm.platform.errors import ConfigError, InputError
 
 MINI = load_tokenizer("mini")
@@ -30,10 +32,14 @@ def test_a_tile_tag_is_one_token(tag: str) -> None:
     assert len(MINI.encode(tag)) == 1
 
 
-@pytest.mark.parametrize("text", ["What colour is the circle?", "red green blue", "top left"])
-def test_words_of_the_tasks_are_one_token_each(text: str) -> None:
-    words = [MINI.encode(word if index == 0 else " " + word) for index, word in enumerate(text.rstrip("?").split())]
-    assert sum(map(len, words)) <= len(words) + 1
+@pytest.mark.parametrize("word", [*COLOURS, *FRAMES, *WEAVES])
+def test_an_answer_of_the_demo_is_one_token(word: str) -> None:
+    assert len(MINI.encode(word)) == 1
+
+
+@pytest.mark.parametrize("question", [question for question, _ in QUESTIONS.values()])
+def test_a_question_of_the_demo_is_a_token_a_word(question: str) -> None:
+    assert len(MINI.encode(question)) <= len(question.split()) + 1  # the question mark
 
 
 @given(st.integers(0, 10**9))
