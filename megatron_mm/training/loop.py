@@ -77,6 +77,7 @@ class StageTrainer:
         """Train to the stage's last step; False when it was saved before that because someone asked."""
         rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         objective = self.spec.model.objectives[0].build()
+        self._beat_now()
         last_wait = time.perf_counter()
         for packs in self._loader().batches(self.step, self.stage.steps, rank, ranks):
             start = time.perf_counter()
@@ -105,10 +106,8 @@ class StageTrainer:
     def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
         """One line of metrics, and a sign of life every few seconds."""
         self._skipped = 0 if result.updated else self._skipped + 1
-        now = time.monotonic()
-        if now - self._beat >= HEARTBEAT_SECONDS:
-            self.session.attempt.heartbeat(dist.get_rank(), self.step)
-            self._beat = now
+        if time.monotonic() - self._beat >= HEARTBEAT_SECONDS:
+            self._beat_now()
         if self.session.leads:
             line = {"stage": self.name, "step": self.step, "loss": _finite(result.loss)}
             line |= {"grad_norm": _finite(result.grad_norm), "lr": rate, "tokens": result.tokens}
@@ -121,6 +120,10 @@ class StageTrainer:
                 where=f"stage '{self.name}', step {self.step}",
                 fix=f"lower stages.{self.name}.optimizer.lr, and look at metrics.jsonl for where it began",
             )
+
+    def _beat_now(self) -> None:
+        self.session.attempt.heartbeat(dist.get_rank(), self.step)
+        self._beat = time.monotonic()
 
     def _agreed_to_stop(self) -> bool:
         """Whether any rank was asked to save: all of them must save at the same step."""
