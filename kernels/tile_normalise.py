@@ -26,13 +26,15 @@ def tile_normalise(
     dtype: torch.dtype = torch.float32,
     backend: Backend = "auto",
 ) -> torch.Tensor:
-    """uint8 tiles [n, 3, h, w] ("nchw") or [n, h, w, 3] ("nhwc") -> [n, h/patch * w/patch, 3 * patch**2] of `dtype`.
+    """Tiles [n, 3, h, w] ("nchw") or [n, h, w, 3] ("nhwc") in 0..255 -> [n, patches, 3 * patch**2] of `dtype`.
+
+    uint8 as a rule; float tiles take the reference path, through which the pixels have a gradient.
 
     Patches are in reading order, a patch vector is (channel, row, column). `mean` and `std` are per channel, for pixels
     scaled to [0, 1]. The arithmetic is float32 whatever `dtype` is. Raises ValueError for other shapes or dtypes.
     """
     _check(tiles, patch, layout)
-    if use_triton(tiles, backend):
+    if tiles.dtype == torch.uint8 and use_triton(tiles, backend):
         from .tile_normalise_triton import tile_normalise_triton
 
         return tile_normalise_triton(tiles, patch, mean, std, layout, dtype)
@@ -53,11 +55,14 @@ def tile_normalise_torch(
     return patches.reshape(n, rows * cols, channels * patch * patch).to(dtype)
 
 
+_PIXELS = (torch.uint8, torch.float32)
+
+
 def _check(tiles: torch.Tensor, patch: int, layout: Layout) -> None:
     if layout not in ("nchw", "nhwc"):
         raise ValueError(f"layout '{layout}' is neither 'nchw' nor 'nhwc'")
-    if tiles.dtype != torch.uint8 or tiles.dim() != 4 or tiles.shape[1 if layout == "nchw" else 3] != 3:
-        raise ValueError(f"tiles {tuple(tiles.shape)} of {tiles.dtype} are no uint8 RGB tiles in layout {layout}")
+    if tiles.dtype not in _PIXELS or tiles.dim() != 4 or tiles.shape[1 if layout == "nchw" else 3] != 3:
+        raise ValueError(f"tiles {tuple(tiles.shape)} of {tiles.dtype} are no RGB tiles in layout {layout}")
     height, width = tiles.shape[2:] if layout == "nchw" else tiles.shape[1:3]
     if patch < 1 or height % patch or width % patch:
         raise ValueError(f"a tile of {height} x {width} does not divide into patches of side {patch}")

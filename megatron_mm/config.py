@@ -1,4 +1,4 @@
-"""The schemas of a training recipe: model axes, data sets and stages. Arithmetic only: importing this loads no torch."""
+"""The schemas of a training recipe: model axes, data sets, stages. Arithmetic only: importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ class Parallel(Config):
                 fix="set parallel.tp >= 2 or parallel.sequence_parallel=false",
             )
         if self.cp > 1:
-            raise ConfigError(f"cp {self.cp}: context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1")
+            raise ConfigError(
+                f"cp {self.cp}: context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1"
+            )
         return self
 
 

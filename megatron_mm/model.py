@@ -22,8 +22,6 @@ from .backend.guards import require_schedule
 from .config import AXES, ModelConfig
 from .contracts import BuildContext, PackedBatch
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in 0..1; InternViT was trained on them
-
 
 class VisionLanguageModel(MegatronModule):
     """One point in the space of the axes, or one pipeline stage of it."""
@@ -80,7 +78,7 @@ class VisionLanguageModel(MegatronModule):
         """Tiles [n, 3, H, W] -> VisualTokens; a frozen encoder keeps nothing for a backward that won't come."""
         needs_grad = tiles.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
-            features = self.encoder(normalise(tiles).to(self.config.params_dtype))
+            features = self.encoder(tiles)
         return self.connector(features)
 
     def _visual_parameters(self) -> list[Tensor]:
@@ -107,15 +105,6 @@ class VisionLanguageModel(MegatronModule):
 def build_model(model: ModelConfig, ctx: BuildContext) -> VisionLanguageModel:
     """The stage of `model` that `ctx` names, weights allocated on the default device and not drawn."""
     return VisionLanguageModel(model, ctx)
-
-
-def normalise(tiles: Tensor) -> Tensor:
-    """RGB in 0..255, uint8 or float, [n, 3, H, W] -> float32 with ImageNet's mean and deviation.
-
-    Float tiles are for whoever wants the gradient of the pixels.
-    """
-    mean, std = (torch.tensor(values, device=tiles.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (tiles.float() / 255 - mean) / std
 
 
 def _targets(batch: PackedBatch) -> Tensor | None:

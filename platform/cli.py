@@ -20,6 +20,10 @@ examples:
   megavlm recipes show nvlm-d-mini                what a recipe sets, and where each value comes from
 """
 
+EXIT_CODES = (
+    "exit codes: 0 ok, 1 failed, 2 bad configuration or input, 3 a check said no, 4 saved and resumable, 5 undecided"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the process's exit code."""
@@ -48,7 +52,9 @@ def _dispatch(argv: list[str]) -> int:
         return _help_of_group(name, rest)
     target = VERBS[name].target
     if target is None:
-        raise NotBuiltYet(f"`megavlm {name}` is not built yet", fix="`megavlm --help` marks what is; CHANGELOG.md says what is next")
+        raise NotBuiltYet(
+            f"`megavlm {name}` is not built yet", fix="`megavlm --help` marks what is; CHANGELOG.md says what is next"
+        )
     return int(load_object(target)(rest) or 0)
 
 
@@ -74,7 +80,7 @@ def help_text() -> str:
     parts = ["usage: megavlm VERB [RECIPE|FILE.yaml|RUN] [KEY=VALUE ...] [--json]", "", EXAMPLES]
     for audience, title in AUDIENCES.items():
         parts += [f"{title}:"] + [_line(name) for name, verb in VERBS.items() if verb.audience == audience] + [""]
-    parts.append("exit codes: 0 ok, 1 failed, 2 bad configuration or input, 3 a check said no, 4 saved and resumable, 5 undecided")
+    parts.append(EXIT_CODES)
     return "\n".join(parts)
 
 

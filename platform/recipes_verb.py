@@ -68,9 +68,13 @@ def diff_main(argv: Sequence[str]) -> int:
     p.add_argument("b")
     args = p.parse_args(argv)
     a, b = (dict(leaves(load_recipe(name).tree)) for name in (args.a, args.b))
-    changed = {key: {args.a: a.get(key), args.b: b.get(key)} for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+    changed = {
+        key: {args.a: a.get(key), args.b: b.get(key)} for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)
+    }
     if args.json:
         print(json.dumps(changed, indent=2))
     else:
-        print("\n".join(f"{key}: {row[args.a]!r} -> {row[args.b]!r}" for key, row in changed.items()) or "no difference")
+        print(
+            "\n".join(f"{key}: {row[args.a]!r} -> {row[args.b]!r}" for key, row in changed.items()) or "no difference"
+        )
     return 0

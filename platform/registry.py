@@ -6,13 +6,22 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError, MissingPackage, did_you_mean
 
 
 def load_object(target: str) -> Any:
     """Import "package.module:object" and return the object."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ConfigError(f"module '{module}' has no '{name}'", where=target) from None
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise MissingPackage(
+                f"package '{error.name}' is needed here", where=target, fix="see `megavlm doctor`"
+            ) from None
+        raise ConfigError(f"there is no module '{module}'", where=target, fix="write package.module:object") from None
 
 
 class Registry:

@@ -18,15 +18,27 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("everyone", "the main job, end to end, on real photographs, on the CPU", "megavlm.platform.demo.verb:main"),
-    "doctor": Verb("everyone", "what is installed, what is missing, what to run to get it", "megavlm.platform.doctor:main"),
+    "demo": Verb(
+        "everyone", "the main job, end to end, on real photographs, on the CPU", "megavlm.platform.demo.verb:main"
+    ),
+    "doctor": Verb(
+        "everyone", "what is installed, what is missing, what to run to get it", "megavlm.platform.doctor:main"
+    ),
     "recipes list": Verb("everyone", "the shipped recipes", "megavlm.platform.recipes_verb:list_main"),
-    "recipes show": Verb("everyone", "a resolved recipe with the origin of every value", "megavlm.platform.recipes_verb:show_main"),
+    "recipes show": Verb(
+        "everyone", "a resolved recipe with the origin of every value", "megavlm.platform.recipes_verb:show_main"
+    ),
     "recipes diff": Verb("everyone", "where two recipes differ", "megavlm.platform.recipes_verb:diff_main"),
     "report": Verb("everyone", "one self-contained HTML file from a run folder", "megavlm.platform.report.verb:main"),
-    "curate run": Verb("data", "curate raw pairs into selected shards; resumes by itself", "megavlm.data_curation.verb:run_main"),
-    "curate worker": Verb("data", "one task of a curation stage (what executors start)", "megavlm.data_curation.verb:worker_main"),
-    "curate status": Verb("data", "a curation run's stages, counts and reasons", "megavlm.data_curation.verb:status_main"),
+    "curate run": Verb(
+        "data", "curate raw pairs into selected shards; resumes by itself", "megavlm.data_curation.verb:run_main"
+    ),
+    "curate worker": Verb(
+        "data", "one task of a curation stage (what executors start)", "megavlm.data_curation.verb:worker_main"
+    ),
+    "curate status": Verb(
+        "data", "a curation run's stages, counts and reasons", "megavlm.data_curation.verb:status_main"
+    ),
     "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.verb:inspect_main"),
     "curate select": Verb("data", "the funnel under another threshold, from sidecars", None),
     "curate pilot": Verb("data", "a few thousand rows, with measured rates and a forecast", None),

@@ -1,4 +1,4 @@
-"""Connectors: feature maps -> tokens of the decoder's width. A new connector is one file here and one line in this table."""
+"""Connectors: feature maps -> tokens of the decoder's width. A new one is one file here and one line in this table."""
 
 from megavlm.platform.registry import Registry
 

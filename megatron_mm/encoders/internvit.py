@@ -31,6 +31,8 @@ class InternViT(Config):
     qkv_bias: bool = False
     layer_scale: float = 0.1  # what the per-channel scale of each residual branch starts from
     norm_eps: float = 1e-6
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1: ImageNet's, as InternViT was trained
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> InternViT:

@@ -21,6 +21,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group, make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
+from megavlm.kernels.tile_normalise import tile_normalise
+
 from ..backend.guards import require_bidirectional
 from ..backend.specs import layer_spec
 from ..backend.transformer import mark_split_weights, transformer_config
@@ -98,11 +100,12 @@ class LayerScale(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Convolution over patches, a class token, and learned positions (class token first)."""
+    """Normalised pixels, a convolution over patches, a class token, and learned positions (class token first)."""
 
     def __init__(self, spec: InternViT, dtype: torch.dtype) -> None:
         super().__init__()
         rows, columns = spec.grid
+        self.spec = spec
         self.patches = nn.Conv2d(3, spec.hidden, spec.patch_size, spec.patch_size, dtype=dtype)
         self.class_token = nn.Parameter(torch.empty(spec.hidden, dtype=dtype))
         self.positions = nn.Parameter(torch.empty(1 + rows * columns, spec.hidden, dtype=dtype))
@@ -110,14 +113,16 @@ class PatchEmbedding(nn.Module):
             setattr(table, "init_std", 0.02)  # noqa: B010
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """[n, 3, H, W] -> [n, 1 + rows * columns, hidden]."""
-        patches = self.patches(tiles).flatten(2).transpose(1, 2)
+        """uint8 [n, 3, H, W] -> [n, 1 + rows * columns, hidden]; the convolution is one matrix product over patches."""
+        weight, spec = self.patches.weight, self.spec
+        pixels = tile_normalise(tiles, spec.patch_size, spec.mean, spec.std, dtype=weight.dtype)
+        patches = F.linear(pixels, weight.flatten(1), self.patches.bias)
         class_token = self.class_token.expand(len(tiles), 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positions
 
 
 class InternViTModel(MegatronModule):
-    """Tiles [n, 3, H, W], normalised, -> one FeatureMap of n * rows * columns tokens."""
+    """Tiles [n, 3, H, W] in 0..255 -> one FeatureMap of n * rows * columns tokens."""
 
     def __init__(self, spec: InternViT, ctx: BuildContext) -> None:
         super().__init__(config=_config(spec, ctx))
@@ -131,7 +136,7 @@ class InternViTModel(MegatronModule):
         mark_split_weights(self)
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
-        """float [n, 3, H, W] -> [FeatureMap with values [n * rows * columns, hidden]]."""
+        """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
         x = self.embedding(tiles).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
         x = self.block(x, attention_mask=None)
         values = x[1:].transpose(0, 1).reshape(-1, self.spec.hidden)

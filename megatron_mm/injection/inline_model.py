@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from megavlm.kernels.merge_tokens import merge_tokens
 from megavlm.platform.errors import InputError
 
 from ..contracts import PackedBatch, VisualTokens
@@ -26,5 +27,5 @@ class InlineInjection(nn.Module):
                 fix="pack the data again with this model's tokens per tile",
             )
         s, b, h = text.shape
-        merged = text.view(s * b, h).index_copy(0, batch.visual_index, visual.values.to(text.dtype))
+        merged = merge_tokens(text.view(s * b, h), visual.values.to(text.dtype), batch.visual_index)
         return merged.view(s, b, h), {}

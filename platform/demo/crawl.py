@@ -103,7 +103,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _write_rows(stem: Path, keys: list[str], rows: list[_Row]) -> None:
     """The parquet also lists a row that was never downloaded, as a real crawl's does."""
-    table = [
+    table: list[dict[str, str | None]] = [
         {
             "url": f"https://example.org/{key}",
             "caption": row.caption,
@@ -137,7 +137,7 @@ def _truth(keys: list[str], rows: list[_Row]) -> dict[str, object]:
 
 
 def _damage(folder: Path, keys: list[str], rows: list[_Row]) -> dict[str, object]:
-    """One more shard: a duplicated key, a name that climbs out of the folder, a cut in the middle of its last member."""
+    """One more shard: a duplicated key, a name that leaves the folder, a cut in the middle of its last member."""
     stem = folder / f"{len(keys) // SAMPLES_PER_SHARD + 1:05d}"
     image = next(row for row in rows if row.kind == "original")
     turned = jpeg(Image.open(io.BytesIO(image.data)).transpose(Image.Transpose.FLIP_TOP_BOTTOM))

@@ -64,7 +64,7 @@ def test_no_tiles_give_no_patches(request: pytest.FixtureRequest, backend: str) 
     [
         (tiles(1, 28, 28), 13, "nchw"),
         (tiles(1, 28, 28), 14, "nhwc"),
-        (tiles(1, 28, 28).float(), 14, "nchw"),
+        (tiles(1, 28, 28).long(), 14, "nchw"),
         (tiles(1, 28, 28)[0], 14, "nchw"),
         (tiles(1, 28, 28), 14, "chwn"),
     ],

@@ -22,9 +22,12 @@ def rms(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def restated(model: InternViTModel, tiles: Tensor) -> Tensor:
-    """The published forward pass on the model's own weights: [n, 3, H, W] -> [n, patches, hidden]."""
+    """The published forward pass on the model's own weights: [n, 3, H, W] in 0..255 -> [n, patches, hidden]."""
     w = dict(model.named_parameters())
-    x = F.conv2d(tiles, w["embedding.patches.weight"], w["embedding.patches.bias"], stride=SPEC.patch_size)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x = F.conv2d(
+        (tiles / 255 - mean) / std, w["embedding.patches.weight"], w["embedding.patches.bias"], stride=SPEC.patch_size
+    )
     x = x.flatten(2).transpose(1, 2)
     x = torch.cat([w["embedding.class_token"].expand(len(x), 1, -1), x], 1) + w["embedding.positions"]
     for layer in range(SPEC.layers):
@@ -61,7 +64,7 @@ def model(one_process: BuildContext) -> InternViTModel:
 
 
 def tiles(n: int = 3) -> Tensor:
-    return torch.randn(n, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    return torch.rand(n, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 255
 
 
 def test_equals_the_published_layers(model: InternViTModel) -> None:
