@@ -68,9 +68,8 @@ def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) 
     tail = [length - used] if used < length else []
     tokens = np.concatenate([*(sample.encoded.tokens for sample in samples), np.full(sum(tail), padding, np.int64)])
     labels = np.concatenate([*(_labels(sample.encoded) for sample in samples), np.full(sum(tail), IGNORED, np.int64)])
-    per_position = np.repeat(
-        np.float32([*(sample.weight for sample in samples), *(0.0 for _ in tail)]), [*sizes, *tail]
-    )
+    weights = np.array([*(sample.weight for sample in samples), *(0.0 for _ in tail)], np.float32)
+    per_position = np.repeat(weights, [*sizes, *tail])
     visual = np.concatenate([*(sample.encoded.visual for sample in samples), np.zeros(sum(tail), bool)])
     empty = np.zeros((0, 3, side, side), np.uint8)
     return PackArrays(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megavlm.platform.config import Recipe
-from megavlm.platform.progress import progress
+from megavlm.platform.progress import Progress, progress
 from megavlm.platform.shards import ShardReader
 from megavlm.platform.storage import write_atomic
 
@@ -35,8 +35,8 @@ class StageData:
     @classmethod
     def of(cls, recipe: Recipe, stage: str) -> StageData:
         """A stage of a recipe; raises ConfigError when the recipe has no such stage."""
-        sections = [recipe.section(name) for name in ("stages", "model", "data")]
-        return cls(stage, sections[0][stage], *sections[1:], seed=recipe.seed)
+        stages, model, data = (recipe.section(name) for name in ("stages", "model", "data"))
+        return cls(stage, stages[stage], model, data, recipe.seed)
 
     def tokenizer(self) -> TextTokenizer:
         """The recipe's tokenizer; raises ConfigError when it does not fit the decoder's vocabulary."""
@@ -83,7 +83,8 @@ def build_manifest(spec: StageData, path: Path) -> Manifest:
     capacity = spec.stage.mixture.sequence_length
     measured = {}
     for name, reader in sets.items():
-        with progress(total=len(reader), label=f"measuring {name}", unit="sample") as bar:
+        bar: Progress[Any] = progress(total=len(reader), label=f"measuring {name}", unit="sample")
+        with bar:
             measured[name] = measure(name, reader, chat, spec.model.tiling, capacity, bar.advance)
     lengths = {name: each.tokens for name, each in measured.items()}
     draws = draw(lengths, spec.stage.mixture.weights, spec.draw_seed())

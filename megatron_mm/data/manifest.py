@@ -107,8 +107,8 @@ class Manifest:
         record = self._table.slice(row, 1).to_pylist()[0]
         return Pack(row, record["batch"], tuple(Entry(**entry) for entry in record["samples"]))
 
-    def column(self, name: str) -> list[int]:
-        """A whole column of sizes: "tokens", "tiles" or "targets"."""
+    def column(self, name: str) -> list[Any]:
+        """A whole column: "tokens", "tiles" or "targets" as integers, "samples" as lists of records."""
         return self._table.column(name).to_pylist()
 
     @property

@@ -82,7 +82,7 @@ def measure(
             where=f"data.sets.{name}",
             fix=first.detail,
         )
-    return Measured(keys, *table, rejected)
+    return Measured(keys, tokens=table[0], tiles=table[1], targets=table[2], rejected=rejected)
 
 
 def _encode(sample: Sample, chat: ChatML, tiling: Tiling) -> Encoded:

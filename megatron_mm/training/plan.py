@@ -160,8 +160,12 @@ def check_vocabulary(spec: StageData) -> None:
 
 
 def check_gate(name: str, stages: Stages) -> None:
-    """Raises ConfigError when a gate compares predictions that are not made."""
+    """Raises ConfigError when a gate compares predictions that are not made, or a blind control repeats none."""
     gate = stages[name].gate
+    for suite in stages[name].blind:
+        if suite not in stages[name].evaluate:
+            fix = f"set stages.{name}.evaluate.{suite}=SET"
+            raise ConfigError(f"suite '{suite}' is blind and not evaluated", where=f"stages.{name}.blind", fix=fix)
     for side in [name, gate.baseline] if gate else []:
         if gate and gate.suite not in stages[side].evaluate:
             raise ConfigError(

@@ -21,6 +21,7 @@ from ..data.sets import demo_data_missing, demo_folder, sets_of
 from .launch import launch
 from .outcome import outcome
 from .plan import Plan, make_plan
+from .process import exclusive
 from .stages import unfinished
 
 MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew
@@ -52,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     print(readable(plan, out), file=sys.stderr)
     make_demo_data(recipe)
     run = RunFolder.create(out, recipe.tree, recipe.origins, ["megavlm", "train", *argv], may_change=MAY_CHANGE)
-    train(run, recipe, plan, args.stage)
+    with exclusive(run.path("lock")):
+        train(run, recipe, plan, args.stage)
     told = outcome(run, recipe.section("stages"), args.stage)
     print(json.dumps(told.record(), indent=2) if args.json else told.readable())
     return told.exit_code

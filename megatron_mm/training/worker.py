@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import torch.distributed as dist
@@ -15,8 +15,6 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from .. import backend
-from ..data.samples import IMAGE_EXTENSIONS
-from ..data.sets import open_set
 from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
 from .launch import SAVE_WISH
 from .loop import Session, StageTrainer
@@ -44,10 +42,10 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def work(run: RunFolder, attempt: Attempt, names: Sequence[str], wants_save: object) -> None:
+def work(run: RunFolder, attempt: Attempt, names: Sequence[str], wants_save: Callable[[], bool]) -> None:
     """Every stage of `names`, until the end or until someone asks to save."""
     recipe = load_recipe(str(run.path("config.yaml")))
-    session = Session(run, attempt, recipe, wants_save)  # type: ignore[arg-type]
+    session = Session(run, attempt, recipe, wants_save)
     for name in names:
         trainer = StageTrainer(session, name)
         if session.leads:
@@ -64,25 +62,20 @@ def work(run: RunFolder, attempt: Attempt, names: Sequence[str], wants_save: obj
 
 
 def evaluate(trainer: StageTrainer) -> None:
-    """Judge the trained stage on its suites, and those with images also blind; then its gate; then it is finished.
+    """Judge the trained stage on its suites, on some of them blind as well; then its gate; then it is finished.
 
     A gate that says no is written down like one that passes: the run goes on, and `train` tells it by its exit code.
     """
     session, stage, name = trainer.session, trainer.stage, trainer.name
     model = unwrap(trainer.model)
     evaluate_stage(model, session.run, session.recipe, name, stage.evaluate, PLAIN)
-    seen = {suite: data for suite, data in stage.evaluate.items() if _has_images(trainer, data)}
-    evaluate_stage(model, session.run, session.recipe, name, seen, BLIND)
+    blind = {suite: stage.evaluate[suite] for suite in stage.blind}
+    evaluate_stage(model, session.run, session.recipe, name, blind, BLIND)
     if session.leads:
         gate = judge_gate(session.run, name, stage.gate) if stage.gate else None
         if gate:
             session.attempt.event("gate", stage=name, verdict=gate.verdict, drop=gate.drop)
         mark_stage_finished(session.run, name, step=trainer.step)
-
-
-def _has_images(trainer: StageTrainer, data: str) -> bool:
-    fields = open_set(trainer.spec.data, data).fields(0)
-    return any(field.rpartition(".")[2] in IMAGE_EXTENSIONS for field in fields)
 
 
 def _tell_engine(trainer: StageTrainer) -> None:
@@ -109,16 +102,11 @@ def _log_to(attempt: Attempt, rank: int) -> None:
 
 
 def _tell(attempt: Attempt, rank: int, error: Exception) -> None:
-    known = isinstance(error, MegaVLMError)
-    what = error.what if isinstance(error, MegaVLMError) else f"{type(error).__name__}: {error}"
-    attempt.event(
-        "failed",
-        rank=rank,
-        what=what,
-        where=error.where if isinstance(error, MegaVLMError) else None,
-        fix=error.fix if isinstance(error, MegaVLMError) else f"read {attempt.log_path(rank)}",
-        exit_code=error.exit_code if known else 1,  # type: ignore[attr-defined]
-    )
+    """What went wrong, for `train` to raise again."""
+    if not isinstance(error, MegaVLMError):
+        error = MegaVLMError(f"{type(error).__name__}: {error}", fix=f"read {attempt.log_path(rank)}")
+    told = {"what": error.what, "where": error.where, "fix": error.fix, "exit_code": error.exit_code}
+    attempt.event("failed", rank=rank, **told)
 
 
 if __name__ == "__main__":  # megatron-core's checkpoint writer may start processes that import the main module

@@ -46,6 +46,7 @@ stages:
     optimizer: {{lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}}
     save_every: 5
     evaluate: {{text: text, vqa: vqa}}
+    blind: [vqa]
     gate: {{suite: text, baseline: language, max_drop: 0.9}}
 """
 

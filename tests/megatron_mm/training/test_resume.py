@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from megavlm.megatron_mm.training.report import add_sections
+from megavlm.platform.report import Report
 from megavlm.platform.runs import RunFolder
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -58,6 +60,11 @@ def test_stopped_killed_and_resumed(megavlm: Start, recipe: Path, tmp_path: Path
     reference = losses(whole)
     assert sorted(reference) == list(range(1, 41)) and reference[40][0] < reference[1][0]
     assert {p.name for p in (whole / "predictions" / "sft").iterdir()} == {"text.jsonl", "vqa.jsonl", "vqa.blind.jsonl"}
+
+    report = Report("training")
+    add_sections(RunFolder(whole), report)
+    page = report.html()
+    assert all(word in page for word in ("megatron-core", "tokens/s", "Packs", "<svg", "sft", "language"))
 
     # USR1: saved at a step of its choice, exit code 4.
     process = megavlm("train", str(recipe), "--out", str(broken), "--json")

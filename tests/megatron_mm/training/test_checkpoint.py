@@ -1,0 +1,106 @@
+"""Checkpoints in one process: exact, atomic, pruned, and never a way to run a stranger's code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import Optimizer, Parallel
+from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.training import checkpoint, safe_load
+from megavlm.megatron_mm.training.step import make_optimizer, train_step, wrap
+from megavlm.platform.errors import InputError
+from megavlm.platform.runs import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {}, {}, [])
+
+
+@pytest.fixture
+def trained(one_process, tiny_model, tiny_pack):
+    """`trained(distributed, precision, steps, seed)` -> model, optimizer, and a function that takes one more step."""
+
+    def make(distributed: bool = False, precision: str = "fp32", steps: int = 2, seed: int = 1) -> tuple[Any, Any, Any]:
+        config = tiny_model()
+        parallel = Parallel(distributed_optimizer=distributed)
+        model = build_model(config, backend.build_context(parallel, precision))
+        backend.initialise(model, seed)
+        model.freeze(["encoder", "connector"])
+        wrapped = wrap(model, parallel, precision)
+        optimizer = make_optimizer(wrapped, Optimizer(lr=1e-2), parallel, precision)
+
+        def step(number: int) -> float:
+            return train_step(wrapped, optimizer, [tiny_pack(seed=number)], config.objectives[0].build()).loss
+
+        for number in range(steps):
+            step(number)
+        return wrapped, optimizer, step
+
+    return make
+
+
+@pytest.mark.parametrize(("distributed", "precision"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
+def test_a_resumed_step_is_bit_equal(trained, run: RunFolder, distributed: bool, precision: str) -> None:
+    model, optimizer, step = trained(distributed, precision)
+    checkpoint.save(run, "s", 2, model, optimizer)
+    drawn = torch.rand(3)
+    expected = [step(2), step(3)]
+    model, optimizer, step = trained(distributed, precision, steps=0, seed=9)
+    assert checkpoint.load(checkpoint.latest(run, "s"), model, optimizer) == 2
+    assert torch.equal(torch.rand(3), drawn)
+    assert [step(2), step(3)] == expected
+
+
+def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None:
+    model, optimizer, step = trained()
+    first = checkpoint.save(run, "s", 2, model, optimizer)
+    expected = step(2)
+    # What a kill -9 in the middle of a save leaves: files, and no marker.
+    half = checkpoint.checkpoint_path(run, "s", 3)
+    shutil.copytree(first, half)
+    (half / checkpoint.COMPLETE).unlink()
+    next(half.glob("*.distcp")).write_bytes(b"half")
+    assert checkpoint.latest(run, "s") == first
+    model, optimizer, step = trained(steps=0, seed=9)
+    checkpoint.load(checkpoint.latest(run, "s"), model, optimizer)
+    assert step(2) == expected
+    # The next save writes over the ruin, and only then takes the older one away.
+    assert checkpoint.save(run, "s", 3, model, optimizer) == checkpoint.latest(run, "s") == half
+    assert [folder.name for folder in run.path("checkpoints", "s").iterdir()] == ["step-000003"]
+    model, optimizer, _ = trained(steps=0, seed=9)
+    assert checkpoint.load(half, model, optimizer) == 3
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: Path) -> None:
+    model, optimizer, _ = trained()
+    folder = checkpoint.save(run, "s", 2, model, optimizer)
+    (folder / safe_load.INDEX).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(InputError, match="none of ours: its index asks for"):
+        checkpoint.load(folder, model, optimizer)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_among_the_objects_does_not_run(trained, run: RunFolder, tmp_path: Path) -> None:
+    model, optimizer, _ = trained()
+    folder = checkpoint.save(run, "s", 2, model, optimizer)
+    torch.save({"optimizer": Payload(tmp_path / "ran")}, folder / "common.pt")
+    with pytest.raises(InputError, match="none of ours"):
+        checkpoint.load(folder, model, optimizer)
+    assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
