@@ -56,6 +56,8 @@ def make_plan(recipe: Recipe, stage: str | None = None, nproc: int | None = None
     """Check all that can be known without torch; raises ConfigError or InputError at the first thing that cannot be."""
     stages: Stages = recipe.section("stages")
     names = chosen(stages, stage)
+    if nproc is not None and nproc < 1:
+        raise ConfigError(f"{nproc} processes cannot train", where="--nproc", fix="at least 1")
     world = nproc or default_world([stages[name] for name in names])
     plans, notes = [], []
     for name in names:
