@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from megavlm.platform.demo.places import MARK, expand
 from megavlm.platform.errors import ConfigError, InputError, did_you_mean
 from megavlm.platform.shards import ShardReader
 
 from ..config import DataConfig, Stage
-
-DEMO_MARK = "{demo}"
-
-
-def demo_folder() -> Path:
-    """Where the demo's data lies: $MEGAVLM_DEMO_DATA, or ./runs/demo/data."""
-    return Path(os.environ.get("MEGAVLM_DEMO_DATA") or Path("runs") / "demo" / "data")
 
 
 def set_folder(data: DataConfig, name: str) -> str:
     """The folder or URL of one named set; raises ConfigError for an unknown name."""
     if name not in data.sets:
         raise ConfigError(f"unknown data set '{name}'", where="data.sets", fix=did_you_mean(name, data.sets))
-    return data.sets[name].replace(DEMO_MARK, str(demo_folder()))
+    return expand(data.sets[name])
 
 
 def sets_of(stage: Stage) -> list[str]:
@@ -34,7 +27,7 @@ def sets_of(stage: Stage) -> list[str]:
 
 def demo_data_missing(data: DataConfig, names: Iterable[str]) -> bool:
     """Whether some of these sets are the demo's and are not there yet."""
-    return any(DEMO_MARK in data.sets.get(name, "") and not Path(set_folder(data, name)).exists() for name in names)
+    return any(MARK in data.sets.get(name, "") and not Path(set_folder(data, name)).exists() for name in names)
 
 
 def open_set(data: DataConfig, name: str) -> ShardReader:

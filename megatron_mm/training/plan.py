@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from megavlm.platform.config import Recipe
+from megavlm.platform.demo.places import MARK
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.storage import exists
 
 from ..config import ModelConfig, Parallel, Stage, Stages
 from ..data.build import StageData
-from ..data.sets import DEMO_MARK, set_folder, sets_of
+from ..data.sets import set_folder, sets_of
 from ..layout import check_layout
 from .stages import chosen
 
@@ -184,7 +185,7 @@ def check_sets(spec: StageData) -> list[str]:
         folder = set_folder(spec.data, name)
         if exists(folder):
             continue
-        if DEMO_MARK not in spec.data.sets[name]:
+        if MARK not in spec.data.sets[name]:
             raise ConfigError(
                 f"data set '{name}' is not at {folder}", where=f"data.sets.{name}", fix=f"set data.sets.{name}=FOLDER"
             )

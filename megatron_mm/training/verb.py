@@ -11,13 +11,14 @@ from pathlib import Path
 
 from megavlm.platform.cli import parser, split_overrides
 from megavlm.platform.config import Recipe, load_recipe
+from megavlm.platform.demo.places import VARIABLE, demo_data
 from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import RunFolder, default_runs_root
 
 from ..config import Stages
 from ..data.build import StageData, build_manifest
 from ..data.manifest import Manifest
-from ..data.sets import demo_data_missing, demo_folder, sets_of
+from ..data.sets import demo_data_missing, sets_of
 from .launch import launch
 from .outcome import outcome
 from .plan import Plan, make_plan
@@ -104,15 +105,15 @@ def make_demo_data(recipe: Recipe) -> None:
     data = recipe.section("data")
     if not demo_data_missing(data, data.sets):
         return
-    folder = demo_folder()
+    folder = demo_data()
     print(f"demo data not found at {folder}: making it first", file=sys.stderr)
-    command = [sys.executable, "-m", "megavlm.platform.cli", "demo", "--only", "data", "--out", str(folder)]
-    done = subprocess.run(command, stdout=sys.stderr, env=os.environ)
+    command = [sys.executable, "-m", "megavlm.platform.cli", "demo", "--only", "data"]
+    done = subprocess.run(command, stdout=sys.stderr, env=os.environ | {VARIABLE: str(folder)})
     if done.returncode or demo_data_missing(data, data.sets):
         raise MegaVLMError(
             f"making the demo's data failed with exit code {done.returncode}",
             where=str(folder),
-            fix=f"run `megavlm demo --only data --out {folder}` and read its message",
+            fix=f"{VARIABLE}={folder} megavlm demo --only data  does the same; its message stands above",
         )
 
 
