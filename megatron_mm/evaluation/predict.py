@@ -31,7 +31,7 @@ from ..data.assemble import IGNORED, Prepared, assemble, blank
 from ..data.conversation import ChatML
 from ..data.loader import to_torch
 from ..data.measure import template
-from ..data.packing import best_fit_decreasing
+from ..data.packing import best_fit
 from ..data.tokenizer import TextTokenizer
 from ..model import VisionLanguageModel
 from .items import Item, prepare_item, read_items
@@ -63,7 +63,7 @@ class Packer:
         """Which items share a sequence, and those that are longer than one."""
         lengths = [len(item.encode(self._chat).tokens) for item in items]
         fits = [place for place, length in enumerate(lengths) if length <= self.length]
-        bins = best_fit_decreasing([lengths[place] for place in fits], self.length)
+        bins = best_fit([lengths[place] for place in fits], self.length)
         long = [item for item, length in zip(items, lengths, strict=True) if length > self.length]
         return [[items[fits[k]] for k in group] for group in bins], long
 

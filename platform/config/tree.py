@@ -24,7 +24,8 @@ _StrictLoader.add_implicit_resolver(
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> Tree:
     seen: set[Any] = set()
-    for key_node, _ in node.value:
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # `<<:` brings keys that ours replace
+    for key_node in own:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise ConfigError(f"key '{key}' is given twice", where=str(key_node.start_mark).strip(), fix="keep one")
