@@ -113,7 +113,7 @@ def _write_rows(stem: Path, keys: list[str], rows: list[_Row]) -> None:
         }
         for key, row in zip(keys, rows, strict=True)
     ]
-    lost = {"url": "https://example.org/lost", "caption": "lost", "key": f"{stem.name}9999"}
+    lost: dict[str, str | None] = {"url": "https://example.org/lost", "caption": "lost", "key": f"{stem.name}9999"}
     table.append(lost | {"status": "failed_to_download", "error_message": "HTTP Error 404: Not Found"})
     pq.write_table(pa.Table.from_pylist(table), f"{stem}.parquet")
     stats = {"count": len(table), "successes": len(rows), "failed_to_download": 1, "failed_to_resize": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from .score import score
 from .steps import read_lines
 
 Item = tuple[str, str]  # question type, expected answer
+STAGES = ("language", "connector", "sft")  # without the control
 CHANCE = "megavlm.megatron_mm.evaluation.chance:chance_accuracy"
 
 
@@ -26,7 +28,7 @@ def figures(out: Path, data: Path) -> dict[str, Any]:
 
 def training(run: RunFolder) -> dict[str, Any]:
     """First loss of the first stage, last loss of the last, tokens per second of steps alone."""
-    steps = [line for line in run.metrics(unique=("stage", "step")) if "loss" in line]
+    steps = [line for line in run.metrics(unique=("stage", "step")) if line["stage"] in STAGES and "loss" in line]
     engine = next(event for event in _events(run) if event["kind"] == "engine")
     return {
         "backend": engine["backend"],
@@ -44,7 +46,7 @@ def _events(run: RunFolder) -> list[dict[str, Any]]:
 
 def evaluation(run: RunFolder) -> dict[str, Any]:
     """Accuracies by greedy exact match; chance is the best constant answer of each question type."""
-    before, after = (_predictions(run, stage, "text") for stage in ("language", "sft"))
+    before, after, control = (_predictions(run, stage, "text") for stage in ("language", "sft", "control"))
     visual, blind = _predictions(run, "sft", "vqa"), _predictions(run, "sft", "vqa.blind")
     return {
         "vl_accuracy": _accuracy(visual),
@@ -54,7 +56,14 @@ def evaluation(run: RunFolder) -> dict[str, Any]:
         "text_accuracy_before": _accuracy(before),
         "text_accuracy_after": _accuracy(after),
         "text_chance": _chance(before),
+        "text_gate": _verdict(run, "sft"),
+        "control_text_accuracy_after": _accuracy(control),
+        "control_text_gate": _verdict(run, "control"),
     }
+
+
+def _verdict(run: RunFolder, stage: str) -> str:
+    return str(json.loads(run.path("gate", f"{stage}.json").read_text())["verdict"])
 
 
 def _predictions(run: RunFolder, stage: str, name: str) -> list[dict[str, Any]]:

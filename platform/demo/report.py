@@ -48,3 +48,7 @@ def add_rows(report: Report, told: dict[str, Any]) -> None:
     scores = told["evaluation"]
     bars = {"model": scores["vl_accuracy"], "images exchanged": scores["vl_blind"]}
     report.bar_chart("Visual questions on held-out pictures", bars, marks={"best constant answer": scores["vl_chance"]})
+    texts = {"before": "text_accuracy_before", "after": "text_accuracy_after"}
+    bars = {label: scores[key] for label, key in texts.items()}
+    bars["after, without text in the blend"] = scores["control_text_accuracy_after"]
+    report.bar_chart("Text exercises on held-out items", bars, marks={"best constant answer": scores["text_chance"]})

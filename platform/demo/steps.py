@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MegaVLMError
+from ..errors import CheckFailed, MegaVLMError
 from .crawl import write_crawl
 from .places import VARIABLE
 from .tasks import write_tasks
@@ -35,8 +35,18 @@ def make_data(data: Path) -> None:
 
 def train(out: Path, data: Path, *options: str) -> int:
     """Train the mini recipe; returns the verb's exit code, which is also the text gate's."""
-    say(f"training {RECIPE} on megatron-core")
+    say(" ".join(["training", RECIPE, "on megatron-core", *options]))
     return verb(["train", RECIPE, "--out", str(out / "train"), "--json", *options], data, allowed=(0, 3, 5))
+
+
+def train_control(out: Path, data: Path) -> None:
+    """Train without the text blend; raises CheckFailed when the gate lets that pass."""
+    if train(out, data, "--stage", "control") != CheckFailed.exit_code:
+        raise CheckFailed(
+            "the text gate did not refuse a model trained on pictures alone",
+            where=str(out / "train" / "gate" / "control.json"),
+            fix="the gate measures nothing: look at the control's text predictions beside it",
+        )
 
 
 def verb(words: Sequence[str], data: Path, allowed: tuple[int, ...] = (0,)) -> int:

@@ -26,7 +26,7 @@ Facts = tuple[str, str, str]  # colour, frame, weave
 Sample = tuple[str, dict[str, Any]]
 EXERCISES: dict[str, tuple[str, Callable[[Digits], Digits]]] = {
     "reverse": ("Reverse", lambda digits: digits[::-1]),
-    "sort": ("Sort", lambda digits: tuple(sorted(digits))),
+    "rotate": ("Rotate", lambda digits: (*digits[1:], digits[0])),
 }
 DIGITS = 3
 HELD_OUT_SHARE = 0.15

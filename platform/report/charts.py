@@ -97,7 +97,8 @@ def _figure(draw: Any, height: float) -> str:
 
 def _legend(axes: Any, names: Sequence[str]) -> None:
     """A legend above the plot, where one is needed: it covers no data there."""
-    if any(names) and len(names) > 1:
+    names = [name for name in names if name]  # bars of one series have no name of their own
+    if names and (len(names) > 1 or len(axes.lines) > 0):
         drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         handles = [drawn[name] for name in names]  # matplotlib would put every line before every bar
         axes.legend(

@@ -46,7 +46,7 @@ def test_best_fit_loses_and_splits_nothing(lengths: list[int]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=8))
 def test_best_fit_is_near_the_optimum(lengths: list[int]) -> None:
-    # At most 8 items, so the bound 1.7 OPT of any-order best fit allows more; long ones first, one extra bin is the worst.
+    # Best fit in any order stays below 1.7 OPT; with 8 items, the long ones first, one extra bin is the worst.
     used, optimum = len(best_fit(lengths, CAPACITY)), fewest_bins(lengths, CAPACITY)
     assert optimum <= used <= optimum + 1
 
