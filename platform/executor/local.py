@@ -13,6 +13,7 @@ from collections import deque
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..processes import environment
 from ..progress import Progress, progress
 from .protocol import Job, TaskResult
 
@@ -63,16 +64,10 @@ def _start(job: Job, index: int, workers: int) -> _Running:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=_environment(workers),
+            env=environment(workers),
             start_new_session=True,  # its own group: ended whole, and no Ctrl-C of the terminal reaches it first
         )
     return _Running(index, process, time.monotonic(), log)
-
-
-def _environment(workers: int) -> dict[str, str]:
-    """Workers share the cores: without this each one would start a thread per core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // workers)), **os.environ}
 
 
 def _result(job: Job, one: _Running) -> TaskResult:
