@@ -45,7 +45,24 @@ class ModelConfig(Config):
                 where="model.tiling.tile",
                 fix=f"set model.tiling.tile={self.encoder.image_size}",
             )
+        if not self.tiling.thumbnail and self.injection.tags != "none":
+            raise ConfigError(
+                f"tags {self.injection.tags} name an image's last tile the thumbnail, and tiling makes none",
+                where="model.injection.tags",
+                fix="set model.tiling.thumbnail=true or model.injection.tags=none",
+            )
         return self
+
+    @field_validator("objectives")
+    @classmethod
+    def _one(cls, objectives: list[Config]) -> list[Config]:
+        if len(objectives) != 1:
+            raise ConfigError(
+                f"{len(objectives)} objectives: training on several at once is not built yet",
+                where="model.objectives",
+                fix=f"name one of {', '.join(OBJECTIVES)}",
+            )
+        return objectives
 
     @property
     def tokens_per_tile(self) -> int:
@@ -89,6 +106,11 @@ class Parallel(Config):
     cp: PositiveInt = 1
     sequence_parallel: bool = False
     distributed_optimizer: bool = False
+
+    @property
+    def split(self) -> int:
+        """Processes that one copy of the model is split over."""
+        return self.tp * self.pp * self.cp
 
     @model_validator(mode="after")
     def _consistent(self) -> Parallel:

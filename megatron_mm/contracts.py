@@ -6,7 +6,7 @@ Importing this loads no torch: tensors are named in annotations only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .config import Parallel
 
@@ -74,4 +74,5 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same pack on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t if t is None else t.to(device) for name, t in tensors.items()})
+        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in tensors.items()}
+        return replace(self, **moved)

@@ -6,6 +6,7 @@ Names are imported on use, so that the guards can be asked without loading torch
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ __all__ = [
     "seed_everything",
     "shutdown",
 ]
+
+# megatron-core says on import, four times over, that it will do without Transformer Engine and Apex. So will we, on
+# purpose (`specs.modules`, `adam.py`); where it matters, `guards.require_precision` says so.
+warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed", category=UserWarning)
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,7 @@ def _start_processes() -> None:
 
 
 def _check_world(parallel: Parallel, world: int) -> None:
-    size = parallel.tp * parallel.pp * parallel.cp
+    size = parallel.split
     if world % size:
         raise ConfigError(
             f"{world} processes do not divide by tp {parallel.tp} x pp {parallel.pp} x cp {parallel.cp} = {size}",

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def check_stage(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
     """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage."""
-    check_layout(model, stage.parallel)
+    try:
+        check_layout(model, stage.parallel)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"{where}.{error.where or 'parallel'}", fix=error.fix) from None
     require_trainable(model, stage.train, where)
     require_precision(stage.precision, where)
     require_checkpointing()

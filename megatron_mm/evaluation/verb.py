@@ -13,11 +13,11 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder, find_run
 
+from ..checkpoints.listing import COMPLETE, find_checkpoint, latest
 from ..config import Gate, Stages
 from ..data.build import StageData
 from ..data.sets import open_set
-from ..inference.checkpoints import COMPLETE, complete_checkpoints, find_checkpoint, layout_size
-from ..inference.ranks import start_on_ranks
+from ..torchrun import run_on_ranks
 from .chance import chance_accuracy
 from .gate import GateResult
 from .predictions import Prediction, accuracy, accuracy_by_kind, read_predictions
@@ -94,13 +94,15 @@ def ensure_predictions(
     open_set(spec.data, name)
     find_checkpoint(run, stage)
     words = [str(run.root), "--stage", stage, "--suite", args.suite, "--set", name, "--ways", *missing]
-    start_on_ranks(WORKER, words, layout_size(spec.stage.parallel))
+    run_on_ranks(WORKER, words, spec.stage.parallel.split)
 
 
 def _usable(run: RunFolder, stage: str, suite: str, way: str) -> bool:
     path = predictions_path(run, stage, suite, way)
-    newest = complete_checkpoints(run, stage)[-1:]
-    return path.exists() and all((at / COMPLETE).stat().st_mtime <= path.stat().st_mtime for at in newest)
+    newest = latest(run, stage)
+    if newest is None or not path.exists():
+        return path.exists()
+    return (newest / COMPLETE).stat().st_mtime <= path.stat().st_mtime
 
 
 def outcome(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from megavlm.platform.config import load_recipe
+from megavlm.platform.processes import die_with
 from megavlm.platform.runs import RunFolder
 
 from ..backend import shutdown
@@ -17,6 +19,7 @@ from .stage import BLIND, PLAIN, evaluate_stage
 
 def main(argv: Sequence[str]) -> None:
     """One rank's part."""
+    die_with(os.getppid())
     p = argparse.ArgumentParser()
     p.add_argument("run")
     for name in ("--stage", "--suite", "--set"):

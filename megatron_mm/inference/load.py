@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron.core import dist_checkpointing
-
 from megavlm.platform.config import Recipe
-from megavlm.platform.errors import InputError
 from megavlm.platform.runs import RunFolder
 
 from ..backend import build_context, device, init_distributed
+from ..checkpoints.listing import find_checkpoint
+from ..checkpoints.weights import fill
 from ..config import ModelConfig, Parallel, Stages
 from ..model import VisionLanguageModel, build_model
-from .checkpoints import find_checkpoint
 
 
 def load_stage(
@@ -33,11 +31,3 @@ def load_stage(
     model = build_model(config, build_context(parallel, precision))
     fill(model, folder)
     return model.to(device()).eval()
-
-
-def fill(model: VisionLanguageModel, folder: Path) -> None:
-    """Read this rank's part of every weight; raises InputError naming the first weight that is not there."""
-    state = dist_checkpointing.load(model.sharded_state_dict(), str(folder))
-    missing = [key for key in model.load_state_dict(state, strict=False).missing_keys if "_extra_state" not in key]
-    if missing:
-        raise InputError(f"the checkpoint has no weight '{missing[0]}'", where=str(folder), fix="is it this model's?")

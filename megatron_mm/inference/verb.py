@@ -15,18 +15,18 @@ from megavlm.platform.cli import parser
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.images import decode
 
+from ..checkpoints.listing import Source, resolve
 from ..config import Parallel
 from ..data.build import StageData
 from ..layout import check_layout
-from .checkpoints import Source, resolve
-from .ranks import start_on_ranks
+from ..torchrun import run_on_ranks
 
 WORKER = "megavlm.megatron_mm.inference.worker"
 
 EPILOG = """\
 examples:
   megavlm generate nvlm-d-mini --stage sft --image photo.jpg "How many squares are there?"
-  megavlm generate runs/nvlm-d-mini/checkpoints/language/step-000150 "Spell cat backwards."
+  megavlm generate runs/nvlm-d-mini/checkpoints/language/step-000180 "Spell cat backwards."
 """
 
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     args = _arguments(argv)
     request = Request(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Request)})
     check(request)
-    told = run_here(request) if request.tp == 1 else run_on_ranks(request)
+    told = answer_here(request) if request.tp == 1 else answer_on_ranks(request)
     print(json.dumps(told, indent=2) if args.json else told["text"])
     return 0
 
@@ -95,7 +95,7 @@ def read_image(path: str) -> bytes:
     return data
 
 
-def run_here(request: Request) -> dict[str, Any]:
+def answer_here(request: Request) -> dict[str, Any]:
     """In this process."""
     from ..backend import shutdown
     from .worker import answer
@@ -106,10 +106,10 @@ def run_here(request: Request) -> dict[str, Any]:
         shutdown()
 
 
-def run_on_ranks(request: Request) -> dict[str, Any]:
+def answer_on_ranks(request: Request) -> dict[str, Any]:
     """On tp processes that torchrun starts; rank 0 leaves the answer in a file."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "answer.json"
         print(f"starting {request.tp} ranks", file=sys.stderr)
-        start_on_ranks(WORKER, [json.dumps(dataclasses.asdict(request)), str(result)], request.tp)
+        run_on_ranks(WORKER, [json.dumps(dataclasses.asdict(request)), str(result)], request.tp)
         return json.loads(result.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megavlm.platform.processes import die_with
+
 from ..backend import shutdown
+from ..checkpoints.listing import resolve
 from ..config import Parallel
 from ..data.build import StageData
-from .checkpoints import resolve
 from .generate import generate
 from .load import load_stage
 from .prompt import encode_prompt, user_message
@@ -48,6 +51,7 @@ def answer(request: Request) -> dict[str, Any]:
 
 def main(request: str, result: str) -> None:
     """One rank's part; rank 0 writes the answer to `result`."""
+    die_with(os.getppid())
     told = answer(Request(**json.loads(request)))
     if dist.get_rank() == 0:
         Path(result).write_text(json.dumps(told))

@@ -1,4 +1,4 @@
-"""Checkpoints: model, optimizer, random streams and step, through megatron-core's dist_checkpointing.
+"""A training's checkpoints: model, optimizer, random streams and step, through megatron-core's dist_checkpointing.
 
 A checkpoint is the folder checkpoints/STAGE/step-000050 and counts only with its marker COMPLETE, renamed into it last:
 a save that was killed leaves the one before it usable. Tensors are stored by their global shape, so another tensor- or
@@ -21,17 +21,12 @@ from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.storage import write_atomic
 
-from ..inference.checkpoints import COMPLETE, complete_checkpoints
-from .safe_load import load_state
+from ..checkpoints.listing import COMPLETE, checkpoint_path
+from ..checkpoints.safe_load import load_state
 from .step import unwrap
 
 # The default, "fully_sharded_model_space", fails on load; this one also lets tp and pp change.
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
-
-
-def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
-    """Where the checkpoint after `step` updates of a stage stands."""
-    return run.path("checkpoints", stage, f"step-{step:06d}")
 
 
 def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronOptimizer) -> Path:
@@ -50,12 +45,6 @@ def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronO
         prune(run, stage, keep=folder)
     dist.barrier()
     return folder
-
-
-def latest(run: RunFolder, stage: str) -> Path | None:
-    """The newest complete checkpoint of a stage."""
-    found = complete_checkpoints(run, stage)
-    return found[-1] if found else None
 
 
 def prune(run: RunFolder, stage: str, keep: Path) -> None:

@@ -1,11 +1,9 @@
-"""Starts torchrun on this machine, shows how far it is, and passes on the wish to save. Loads no torch."""
+"""Starts the workers of a training, shows how far it is, and passes on the wish to save. Loads no torch."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from megavlm.platform.progress import Progress, progress
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from ..config import Stages
-from .process import die_with_parent
+from ..torchrun import started
 
 WORKER = "megavlm.megatron_mm.training.worker"
 SAVE_WISH = "save-requested"  # a file of the attempt: torchrun itself would die of USR1
@@ -26,29 +24,11 @@ POLL_SECONDS = 0.2
 def launch(run: RunFolder, stages: Stages, names: Sequence[str], world: int) -> None:
     """Train `names` on `world` processes. Raises MegaVLMError with the worker's own message when it fails."""
     with run.new_attempt() as attempt, (attempt.logs / "torchrun.log").open("wb") as log:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-        process = subprocess.Popen(
-            [*command, "-m", WORKER, str(run.root), *names],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment(world),
-            start_new_session=True,  # an interrupt of the terminal is ours to pass on
-            preexec_fn=die_with_parent,
-        )
-        try:
+        with started(WORKER, [str(run.root), *names], world, output=log) as process:
             _wait(process, run, attempt, stages)
-        finally:
-            _end(process)
         if process.returncode and run.saved is None:
             raise failure(attempt, process.returncode)
         attempt.exit_code = 4 if run.saved is not None else 0
-
-
-def environment(world: int) -> dict[str, str]:
-    """Ours, with each process' share of the cores unless told otherwise."""
-    share = str(max(1, (os.cpu_count() or 1) // world))
-    return {"OMP_NUM_THREADS": share, "TOKENIZERS_PARALLELISM": "false"} | dict(os.environ)
 
 
 def _wait(process: subprocess.Popen[bytes], run: RunFolder, attempt: Attempt, stages: Stages) -> None:
@@ -63,16 +43,6 @@ def _wait(process: subprocess.Popen[bytes], run: RunFolder, attempt: Attempt, st
     for line in metrics.lines():
         shown.update(line)
     shown.stop()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """After an interrupt: torchrun ends its workers on TERM; what does not end in time is killed."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()  # its workers die with it
 
 
 def failure(attempt: Attempt, code: int) -> MegaVLMError:

@@ -19,10 +19,11 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
+from ..checkpoints.listing import latest
+from ..checkpoints.weights import fill
 from ..data.build import StageData
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
-from ..inference.load import fill
 from ..model import build_model
 from . import checkpoint
 from .schedule import learning_rate
@@ -56,7 +57,7 @@ class StageTrainer:
         stage = self.stage = self.spec.stage
         backend.init_distributed(stage.parallel, self.spec.seed)
         model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision))
-        newest = checkpoint.latest(session.run, name)
+        newest = latest(session.run, name)
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
         self.model = wrap(model, stage.parallel, stage.precision)
@@ -67,7 +68,7 @@ class StageTrainer:
 
     def _first_weights(self, model: Any, resumes: bool) -> None:
         """Those of the stages this one comes after, the last listed last; the first stage draws them."""
-        sources = [checkpoint.latest(self.session.run, earlier) for earlier in self.stage.after]
+        sources = [latest(self.session.run, earlier) for earlier in self.stage.after]
         if not sources and not resumes:
             backend.initialise(model, self.spec.seed)
         for source in sources if not resumes else []:

@@ -14,10 +14,10 @@ from megavlm.platform.demo.places import MARK
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.storage import exists
 
-from ..config import ModelConfig, Parallel, Stage, Stages
+from ..backend.guards import check_stage
+from ..config import ModelConfig, Stage, Stages
 from ..data.build import StageData
 from ..data.sets import set_folder, sets_of
-from ..layout import check_layout
 from .stages import chosen
 
 
@@ -73,7 +73,7 @@ def make_plan(recipe: Recipe, stage: str | None = None, nproc: int | None = None
 
 def default_world(stages: Sequence[Stage]) -> int:
     """The fewest processes that every stage's layout divides; with GPUs, as many of them as that number divides."""
-    smallest = math.lcm(*(stage.parallel.tp * stage.parallel.pp * stage.parallel.cp for stage in stages))
+    smallest = math.lcm(*(stage.parallel.split for stage in stages))
     return max(visible_gpus() // smallest, 1) * smallest
 
 
@@ -88,7 +88,7 @@ def visible_gpus() -> int:
 def _stage_plan(name: str, stage: Stage, model: ModelConfig, world: int) -> StagePlan:
     counts = model.parameter_counts()
     mixture, parallel = stage.mixture, stage.parallel
-    dp = world // (parallel.tp * parallel.pp * parallel.cp)
+    dp = world // parallel.split
     return StagePlan(
         name=name,
         parameters=counts["total"],
@@ -106,17 +106,17 @@ def _stage_plan(name: str, stage: Stage, model: ModelConfig, world: int) -> Stag
 
 
 def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int) -> None:
-    """Everything that must divide something else; raises ConfigError naming both numbers and a fix."""
+    """What the backend asks of a stage, and all that must divide something else; raises ConfigError with a fix."""
     where = f"stages.{name}"
     parallel, mixture = stage.parallel, stage.mixture
-    ranks = parallel.tp * parallel.pp * parallel.cp
+    ranks = parallel.split
     if world % ranks:
         raise ConfigError(
             f"{world} processes do not divide by tp {parallel.tp} x pp {parallel.pp} = {ranks}",
             where=f"{where}.parallel",
             fix=f"use --nproc {max(world // ranks, 1) * ranks}, or another layout",
         )
-    _check_layout(model, parallel, where)
+    check_stage(model, stage, where)
     for what, size, by, divisor in _divisions(stage, world // ranks):
         if size % divisor:
             raise ConfigError(
@@ -129,14 +129,6 @@ def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int) -> None
             where=f"{where}.mixture.sequence_length",
             fix=f"set {where}.mixture.sequence_length={longest}",
         )
-
-
-def _check_layout(model: ModelConfig, parallel: Parallel, where: str) -> None:
-    """What every axis knows about being split, with the stage named."""
-    try:
-        check_layout(model, parallel)
-    except ConfigError as error:
-        raise ConfigError(error.what, where=f"{where}.{error.where or 'parallel'}", fix=error.fix) from None
 
 
 def _divisions(stage: Stage, dp: int) -> Iterator[tuple[str, int, str, int]]:

@@ -20,9 +20,9 @@ from ..data.build import StageData, build_manifest
 from ..data.manifest import Manifest
 from ..data.sets import demo_data_missing, sets_of
 from .launch import launch
+from .lock import exclusive
 from .outcome import outcome
 from .plan import Plan, make_plan
-from .process import exclusive
 from .stages import unfinished
 
 MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew

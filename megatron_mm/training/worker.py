@@ -12,20 +12,20 @@ import torch.distributed as dist
 
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import MegaVLMError
+from megavlm.platform.processes import die_with
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from .. import backend
 from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
 from .launch import SAVE_WISH
 from .loop import Session, StageTrainer
-from .process import die_with_parent
 from .stages import chosen, is_finished, mark_stage_finished
 from .step import unwrap
 
 
 def main(argv: Sequence[str]) -> int:
     """`worker RUN STAGE...`; returns the exit code, after telling the attempt what went wrong."""
-    die_with_parent()
+    die_with(os.getppid())
     run = RunFolder.open(argv[0])
     attempt = run.attempts()[-1]
     rank = int(os.environ.get("RANK", "0"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 import torch
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.listing import COMPLETE, checkpoint_path, latest
+from megavlm.megatron_mm.checkpoints.safe_load import INDEX
+from megavlm.megatron_mm.checkpoints.weights import fill
 from megavlm.megatron_mm.config import Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
-from megavlm.megatron_mm.training import checkpoint, safe_load
-from megavlm.megatron_mm.training.step import make_optimizer, train_step, wrap
+from megavlm.megatron_mm.training import checkpoint
+from megavlm.megatron_mm.training.step import make_optimizer, train_step, unwrap, wrap
 from megavlm.platform.errors import InputError
 from megavlm.platform.runs import RunFolder
 
@@ -55,7 +59,7 @@ def test_a_resumed_step_is_bit_equal(trained, run: RunFolder, distributed: bool,
     drawn = torch.rand(3)
     expected = [step(2), step(3)]
     model, optimizer, step = trained(distributed, precision, steps=0, seed=9)
-    assert checkpoint.load(checkpoint.latest(run, "s"), model, optimizer) == 2
+    assert checkpoint.load(latest(run, "s"), model, optimizer) == 2
     assert torch.equal(torch.rand(3), drawn)
     assert [step(2), step(3)] == expected
 
@@ -65,16 +69,16 @@ def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None
     first = checkpoint.save(run, "s", 2, model, optimizer)
     expected = step(2)
     # What a kill -9 in the middle of a save leaves: files, and no marker.
-    half = checkpoint.checkpoint_path(run, "s", 3)
+    half = checkpoint_path(run, "s", 3)
     shutil.copytree(first, half)
-    (half / checkpoint.COMPLETE).unlink()
+    (half / COMPLETE).unlink()
     next(half.glob("*.distcp")).write_bytes(b"half")
-    assert checkpoint.latest(run, "s") == first
+    assert latest(run, "s") == first
     model, optimizer, step = trained(steps=0, seed=9)
-    checkpoint.load(checkpoint.latest(run, "s"), model, optimizer)
+    checkpoint.load(latest(run, "s"), model, optimizer)
     assert step(2) == expected
     # The next save writes over the ruin, and only then takes the older one away.
-    assert checkpoint.save(run, "s", 3, model, optimizer) == checkpoint.latest(run, "s") == half
+    assert checkpoint.save(run, "s", 3, model, optimizer) == latest(run, "s") == half
     assert [folder.name for folder in run.path("checkpoints", "s").iterdir()] == ["step-000003"]
     model, optimizer, _ = trained(steps=0, seed=9)
     assert checkpoint.load(half, model, optimizer) == 3
@@ -88,19 +92,28 @@ class Payload:
         return os.mkdir, (str(self.target),)
 
 
-def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: Path) -> None:
+@pytest.fixture(params=["resume", "weights"])
+def read(request: pytest.FixtureRequest) -> Callable[[Path, Any, Any], None]:
+    """Both ways into a checkpoint: going on with a training, and taking the weights for anything else."""
+    if request.param == "resume":
+        return lambda folder, model, optimizer: checkpoint.load(folder, model, optimizer)
+    return lambda folder, model, optimizer: fill(unwrap(model), folder)
+
+
+def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: Path, read) -> None:
     model, optimizer, _ = trained()
     folder = checkpoint.save(run, "s", 2, model, optimizer)
-    (folder / safe_load.INDEX).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    read(folder, model, optimizer)
+    (folder / INDEX).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
     with pytest.raises(InputError, match="none of ours: its index asks for"):
-        checkpoint.load(folder, model, optimizer)
+        read(folder, model, optimizer)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_among_the_objects_does_not_run(trained, run: RunFolder, tmp_path: Path) -> None:
+def test_a_pickle_among_the_objects_does_not_run(trained, run: RunFolder, tmp_path: Path, read) -> None:
     model, optimizer, _ = trained()
     folder = checkpoint.save(run, "s", 2, model, optimizer)
     torch.save({"optimizer": Payload(tmp_path / "ran")}, folder / "common.pt")
     with pytest.raises(InputError, match="none of ours"):
-        checkpoint.load(folder, model, optimizer)
+        read(folder, model, optimizer)
     assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from megavlm.megatron_mm.config import Optimizer
 from megavlm.megatron_mm.data.build import StageData
+from megavlm.megatron_mm.training.lock import exclusive
 from megavlm.megatron_mm.training.outcome import outcome
 from megavlm.megatron_mm.training.plan import make_plan, visible_gpus
-from megavlm.megatron_mm.training.process import exclusive
 from megavlm.megatron_mm.training.schedule import learning_rate
 from megavlm.megatron_mm.training.stages import mark_stage_finished, unfinished
 from megavlm.megatron_mm.training.verb import ensure_packs, packs_path
@@ -72,6 +72,10 @@ def test_the_plan_s_figures(recipe: Path) -> None:
             2,
             "mixture.sequence_length 127 does not divide by parallel.tp 2",
         ),
+        (["stages.sft.precision=fp8"], 2, "fp8 needs Transformer Engine"),
+        (["stages.sft.train=[injection]"], 2, "holds no parameter"),
+        (["model.objectives=[next_token, next_token]"], 2, "2 objectives: .* not built yet"),
+        (["model.tiling.thumbnail=false"], 2, "tags 1d name an image's last tile the thumbnail"),
         (["model.decoder.max_positions=64"], 2, "sequence_length 128 is more than the decoder's max_positions 64"),
         (["model.decoder.vocab=511"], 2, "has 512 tokens and the decoder 511 rows"),
         (["data.sets.text=/nowhere"], 2, "data set 'text' is not at /nowhere"),

@@ -1,4 +1,4 @@
-"""Which checkpoint a run, or a path into one, means. Loads no torch."""
+"""Where checkpoints stand, and which one a run, or a path into one, means. Loads no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.errors import InputError
 from megavlm.platform.runs import RunFolder, find_run
 
-from ..config import Parallel, Stages
+from ..config import Stages
 
 COMPLETE = "COMPLETE"  # the marker renamed into a checkpoint's folder when all of it is on disk
 
@@ -35,7 +35,7 @@ def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
     recipe = load_recipe(str(run.path("config.yaml")))
     stages: Stages = recipe.section("stages")
     if stage is None:
-        trained = [name for name in stages.root if complete_checkpoints(run, name)]
+        trained = [name for name in stages.root if latest(run, name)]
         stage = trained[-1] if trained else list(stages.root)[-1]
     stages[stage]  # raises ConfigError for an unknown one
     return Source(run, recipe, stage, find_checkpoint(run, stage))
@@ -48,24 +48,30 @@ def _of_checkpoint(folder: Path) -> Source:
     return Source(run, load_recipe(str(run.path("config.yaml"))), folder.parent.name, folder)
 
 
+def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
+    """Where the checkpoint after `step` updates of a stage stands."""
+    return run.path("checkpoints", stage, f"step-{step:06d}")
+
+
 def complete_checkpoints(run: RunFolder, stage: str) -> list[Path]:
     """A stage's checkpoints that are whole, oldest first."""
     found = (path.parent for path in run.path("checkpoints", stage).glob(f"step-*/{COMPLETE}"))
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def latest(run: RunFolder, stage: str) -> Path | None:
+    """The newest complete checkpoint of a stage, or None."""
+    found = complete_checkpoints(run, stage)
+    return found[-1] if found else None
+
+
 def find_checkpoint(run: RunFolder, stage: str) -> Path:
     """The newest complete checkpoint of a stage; raises InputError when there is none."""
-    found = complete_checkpoints(run, stage)
-    if not found:
+    found = latest(run, stage)
+    if found is None:
         raise InputError(
             f"stage '{stage}' has no complete checkpoint",
             where=str(run.path("checkpoints", stage)),
             fix=f"train it first: megavlm train RECIPE --stage {stage}",
         )
-    return found[-1]
-
-
-def layout_size(parallel: Parallel) -> int:
-    """Processes that one copy of the model is split over."""
-    return parallel.tp * parallel.pp * parallel.cp
+    return found

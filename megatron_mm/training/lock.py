@@ -1,27 +1,13 @@
-"""Processes that do not outlive the one that started them, and that do not meet in one folder."""
+"""Processes that do not meet in one run folder."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from megavlm.platform.errors import MegaVLMError
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that ends.
-
-    A run that was killed hard must not go on writing into the folder that the same command, given again, writes into.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
