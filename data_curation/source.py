@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
 
+from megavlm.platform.demo.places import MARK, expand
 from megavlm.platform.errors import InputError
 from megavlm.platform.shards import Sample, scan_tar
 from megavlm.platform.storage import exists, file_size, list_files
@@ -24,14 +25,16 @@ class Shard:
 
 
 def find_shards(path: str) -> list[Shard]:
-    """Every {name}.tar under a folder or URL, by name; raises InputError when there is none."""
-    urls = sorted(list_files(path, suffix=".tar")) if exists(path) else []
+    """Every {name}.tar under a folder or URL, by name; raises InputError when there is none.
+
+    `{demo}` in the path stands for the folder of the demo's data.
+    """
+    place = expand(path)
+    urls = sorted(list_files(place, suffix=".tar")) if exists(place) else []
     if not urls:
-        raise InputError(
-            f"no .tar shards in '{path}'",
-            where="curation.source.path",
-            fix="curation.source.path=FOLDER, one that img2dataset wrote with output_format=webdataset",
-        )
+        own = "curation.source.path=FOLDER, one that img2dataset wrote with output_format=webdataset"
+        fix = f"make the demo's data with `megavlm demo --only data`, or set {own}" if MARK in path else own
+        raise InputError(f"no .tar shards in '{place}'", where="curation.source.path", fix=fix)
     return [Shard(url.rsplit("/", 1)[-1].removesuffix(".tar"), url, file_size(url)) for url in urls]
 
 

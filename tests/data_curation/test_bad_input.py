@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from megavlm.platform.cli import main
+from megavlm.platform.errors import InputError
 from megavlm.platform.images import decode
 from megavlm.platform.shards import ShardReader
 
@@ -133,3 +135,18 @@ def test_no_shards_and_nothing_left_are_clear_errors(tools, curate, tmp_path):
     assert "no .tar shards" in curate(tools.recipe(tmp_path / "empty"), code=2)["error"]["what"]
     tools.write_shard(tmp_path / "raw", "00000", [tools.raw("k", b"")])
     assert "no image is left" in curate(tools.recipe(tmp_path / "raw"), out="other", code=1)["error"]["what"]
+
+
+def test_missing_demo_data_is_said_with_the_command_that_makes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEGAVLM_DEMO_DATA", str(tmp_path / "none"))
+    assert main(["curate", "run", "curate-demo", "--out", str(tmp_path / "run")]) == InputError.exit_code
+    said = capsys.readouterr().err
+    assert str(tmp_path / "none" / "raw") in said and "`megavlm demo --only data`" in said
+
+
+def test_the_demo_mark_means_the_demos_folder(tools, tmp_path, monkeypatch, curate):
+    tools.small_crawl(tmp_path / "data" / "raw", shards=1)
+    monkeypatch.setenv("MEGAVLM_DEMO_DATA", str(tmp_path / "data"))
+    tree = tools.recipe("{demo}/raw")
+    tree["curation"]["stages"] = {"ingest": {}}
+    assert curate(tree)["funnel"][0]["kept"] == 12
