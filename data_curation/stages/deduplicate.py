@@ -18,6 +18,7 @@ from ..features import read_features, unit
 from ..hashing import distance
 from .base import GlobalStage
 from .cluster import read_array
+from .sidecar import judging_schema
 
 if TYPE_CHECKING:
     from ..run import CurationRun
@@ -28,16 +29,10 @@ WANTED = {
     "assign": ["cluster", "cosine"],
 }
 
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "keep": pa.bool_(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "duplicate_of": pa.string(),
-        "hash_distance": pa.int16(),
-        "similarity": pa.float32(),
-    }
+SCHEMA = judging_schema(
+    duplicate_of=pa.string(),
+    hash_distance=pa.int16(),
+    similarity=pa.float32(),
 )
 PAIRS_SCHEMA = pa.schema(
     {

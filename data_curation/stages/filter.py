@@ -14,25 +14,20 @@ from megavlm.platform.images import BadImage, decode, probe
 from ..hashing import exact_hash, perceptual_hash
 from ..source import image_bytes, read_samples
 from .base import ShardStage
+from .sidecar import judging_schema
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "keep": pa.bool_(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "bytes": pa.int64(),
-        "contrast": pa.float32(),  # standard deviation of the gray values, 0..128
-        "sha256": pa.string(),
-        "pdq": pa.binary(32),
-        "pdq_quality": pa.int16(),
-    }
+SCHEMA = judging_schema(
+    width=pa.int32(),
+    height=pa.int32(),
+    format=pa.string(),
+    bytes=pa.int64(),
+    contrast=pa.float32(),  # standard deviation of the gray values, 0..128
+    sha256=pa.string(),
+    pdq=pa.binary(32),
+    pdq_quality=pa.int16(),
 )
 Row = dict[str, Any]
 

@@ -15,19 +15,14 @@ from megavlm.platform.storage import open_file
 
 from ..source import Shard, image_field
 from .base import ShardStage
+from .sidecar import judging_schema
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "keep": pa.bool_(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "caption": pa.string(),
-        "metadata": pa.string(),  # the sample's JSON object, as text
-    }
+SCHEMA = judging_schema(
+    caption=pa.string(),
+    metadata=pa.string(),  # the sample's JSON object, as text
 )
 Row = dict[str, Any]
 

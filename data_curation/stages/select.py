@@ -9,20 +9,15 @@ import pyarrow as pa
 from pydantic import PositiveInt
 
 from .base import GlobalStage
+from .sidecar import judging_schema
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "keep": pa.bool_(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "cluster": pa.int32(),
-        "cosine": pa.float32(),
-        "rank": pa.int32(),  # place within the cluster, 0 being the nearest to the centroid
-    }
+SCHEMA = judging_schema(
+    cluster=pa.int32(),
+    cosine=pa.float32(),
+    rank=pa.int32(),  # place within the cluster, 0 being the nearest to the centroid
 )
 
 
