@@ -14,6 +14,10 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.processes import die_with, environment
 
 GRACE_SECONDS = 20.0
+DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # as megatron-core advises, so that collectives overlap with kernels
+}
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def started(module: str, words: Sequence[str], ranks: int, output: IO[Any]) -> I
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        env={"TOKENIZERS_PARALLELISM": "false"} | environment(ranks),
+        env=DEFAULTS | environment(ranks),
         start_new_session=True,  # an interrupt of the terminal is ours to pass on
         preexec_fn=partial(die_with, os.getpid()),
     )

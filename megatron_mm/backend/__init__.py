@@ -6,8 +6,9 @@ Names are imported on use, so that the guards can be asked without loading torch
 from __future__ import annotations
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
+
+from .noise import silence
 
 if TYPE_CHECKING:
     from .distributed import (
@@ -32,9 +33,7 @@ __all__ = [
     "shutdown",
 ]
 
-# megatron-core says on import, four times over, that it will do without Transformer Engine and Apex. So will we, on
-# purpose (`specs.modules`, `adam.py`); where it matters, `guards.require_precision` says so.
-warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed", category=UserWarning)
+silence()  # here, because whatever is asked of the backend imports megatron-core, which warns as it is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -13,24 +13,13 @@ from PIL import Image
 
 from megavlm.platform.shards import ShardWriter
 
-RECIPE = """\
-seed: 3
-model:
-  tiling: {{tile: 28, max_tiles: 4}}
-  encoder: {{name: internvit, image_size: 28, patch_size: 7, layers: 1, hidden: 32, heads: 4, ffn: 64}}
-  connector: {{name: pixel_shuffle_mlp, hidden: 48}}
-  injection: {{name: inline}}
-  decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
-data:
-  tokenizer: mini
-  sets: {{text: {folder}/text, vqa: {folder}/vqa}}
-stages:
+STAGES = """\
   only:
     train: [connector]
-    mixture: {{weights: {{text: 1, vqa: 1}}, sequence_length: 96, packs_per_batch: 4}}
+    mixture: {weights: {text: 1, vqa: 1}, sequence_length: 96, packs_per_batch: 4}
     steps: 6
     precision: fp32
-    optimizer: {{lr: 1e-3}}
+    optimizer: {lr: 1e-3}
 """
 
 
@@ -46,7 +35,7 @@ def picture(width: int, height: int, seed: int = 0) -> bytes:
 
 
 @pytest.fixture
-def make_recipe(tmp_path: Path) -> Callable[..., Path]:
+def make_recipe(tmp_path: Path, write_recipe: Callable[..., Path]) -> Callable[..., Path]:
     """`make_recipe(text=..., vqa=...)` writes the two sets (key -> fields) and a recipe over them; returns its path."""
 
     def make(
@@ -61,8 +50,6 @@ def make_recipe(tmp_path: Path) -> Callable[..., Path]:
             with ShardWriter(tmp_path / name) as writer:
                 for key, fields in samples.items():
                     writer.write(key, fields)
-        path = tmp_path / "tiny.yaml"
-        path.write_text(RECIPE.format(folder=tmp_path))
-        return path
+        return write_recipe(tmp_path, STAGES, max_tiles=4, seed=3)
 
     return make

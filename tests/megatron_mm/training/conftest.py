@@ -16,38 +16,27 @@ from PIL import Image
 
 from megavlm.platform.shards import ShardWriter
 
-RECIPE = """\
-seed: 5
-model:
-  tiling: {{tile: 28, max_tiles: 2}}
-  encoder: {{name: internvit, image_size: 28, patch_size: 7, layers: 1, hidden: 32, heads: 4, ffn: 64}}
-  connector: {{name: pixel_shuffle_mlp, hidden: 48}}
-  injection: {{name: inline}}
-  decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
-data:
-  tokenizer: mini
-  sets: {{text: {folder}/text, vqa: {folder}/vqa}}
-stages:
+STAGES = """\
   language:
     train: [decoder]
-    mixture: {{weights: {{text: 1}}, sequence_length: 128, packs_per_batch: 2}}
+    mixture: {weights: {text: 1}, sequence_length: 128, packs_per_batch: 2}
     steps: 4
     precision: fp32
-    parallel: {{tp: 2}}
-    optimizer: {{lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}}
-    evaluate: {{text: text}}
+    parallel: {tp: 2}
+    optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
+    evaluate: {text: text}
   sft:
     after: [language]
     train: [encoder, connector, decoder]
-    mixture: {{weights: {{text: 1, vqa: 2}}, sequence_length: 128, packs_per_batch: 2}}
+    mixture: {weights: {text: 1, vqa: 2}, sequence_length: 128, packs_per_batch: 2}
     steps: 40
     precision: fp32
-    parallel: {{tp: 2}}
-    optimizer: {{lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}}
+    parallel: {tp: 2}
+    optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
     save_every: 5
-    evaluate: {{text: text, vqa: vqa}}
+    evaluate: {text: text, vqa: vqa}
     blind: [vqa]
-    gate: {{suite: text, baseline: language, max_drop: 0.9}}
+    gate: {suite: text, baseline: language, max_drop: 0.9}
 """
 
 
@@ -63,7 +52,7 @@ def _picture(colour: tuple[int, int, int], width: int) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
     """The path of a recipe with its sets beside it."""
     folder = tmp_path_factory.mktemp("tiny")
     with ShardWriter(folder / "text") as writer:
@@ -75,9 +64,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name, colour = list(colours.items())[k % 3]
             fields = {"png": _picture(colour, 40 + 40 * (k % 2)), "json": _sample("<image>What colour?", name, f"v{k}")}
             writer.write(f"v{k}", fields)
-    path = folder / "tiny.yaml"
-    path.write_text(RECIPE.format(folder=folder))
-    return path
+    return write_recipe(folder, STAGES, max_tiles=2, seed=5)
 
 
 @pytest.fixture
