@@ -30,11 +30,15 @@ def write_report(out: Path, data: Path, told: dict[str, Any]) -> Path:
     """report.html in `out`, one self-contained file."""
     report = Report("MegaVLM demo", "photographs in, a measured vision-language model out")
     report.section("What happened", INTRO)
-    report.figures({label: told[part][key] for label, (part, key) in HEADLINES.items()})
+    report.figures({label: _short(told[part][key]) for label, (part, key) in HEADLINES.items()})
     add_rows(report, told)
     for run in (data / "curation", out / "train"):
         add_sections(RunFolder.open(run), report)
     return report.write(out / "report.html")
+
+
+def _short(value: int | float) -> int | str:
+    return value if isinstance(value, int) else f"{value:.3f}"
 
 
 def add_rows(report: Report, told: dict[str, Any]) -> None:

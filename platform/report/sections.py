@@ -31,7 +31,7 @@ def add_sections(run: RunFolder, report: Report) -> None:
 def add_run(run: RunFolder, report: Report) -> None:
     """The run itself: its state, what it came from, and every value somebody chose."""
     facts = describe(run)
-    report.section("The run", "What was run, on what, and what was set by hand. All other values are defaults.")
+    report.section(f"Run {run.name}", "What was run, on what, and what was set by hand. All other values are defaults.")
     report.figures({"state": facts["state"], "attempts": facts["attempts"]})
     path = run.path("provenance.json")
     if not path.exists():

@@ -180,7 +180,7 @@ def test_a_runs_own_section(run):
 def test_the_verb_writes_into_the_run_folder(run, capsys):
     assert main(["report", str(run.root), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"report": str(run.path("report.html")), "sections": ["The run"]}
+    assert told == {"report": str(run.path("report.html")), "sections": [f"Run {run.name}"]}
     assert run.path("report.html").read_text().startswith("<!doctype html>")
 
 
@@ -188,4 +188,6 @@ def test_the_verb_writes_into_the_run_folder(run, capsys):
 def test_every_section_adds_nothing_to_an_empty_run(run, name):
     out = Report("mini")
     REPORT_SECTIONS.load(name)(run, out)
-    assert [section.title for section in out.sections if section.title] == (["The run"] if name == "run" else [])
+    assert [section.title for section in out.sections if section.title] == (
+        [f"Run {run.name}"] if name == "run" else []
+    )
