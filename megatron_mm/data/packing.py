@@ -85,7 +85,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     Items longer than a quarter of the capacity come first, longest first: they decide how well the bins fill. The rest
     keep their order. Sorted too, samples of one length, which are mostly of one kind, would share packs, and a global
-    batch would no longer be a draw from the mixture: measured, a model of two kinds of text learns half as fast.
+    batch would no longer be a draw from the mixture, which slows learning (docs/LOG.md has the figures).
     Leaves less than a quarter of the capacity empty in all bins but the last few. Raises ValueError for an item above
     `capacity`.
     """
