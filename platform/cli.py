@@ -49,13 +49,21 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name, rest = _split_verb(argv)
     if name not in VERBS:
-        return _help_of_group(name, rest)
+        added = third_party()
+        return int(load_object(added[name])(rest) or 0) if name in added else _help_of_group(name, rest)
     target = VERBS[name].target
     if target is None:
         raise NotBuiltYet(
             f"`megavlm {name}` is not built yet", fix="`megavlm --help` marks what is; CHANGELOG.md says what is next"
         )
     return int(load_object(target)(rest) or 0)
+
+
+def third_party() -> dict[str, str]:
+    """Verbs of other packages, name -> "module:function": their entry points in the group `megavlm.commands`."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry.value for entry in entry_points(group="megavlm.commands")}
 
 
 def _split_verb(argv: list[str]) -> tuple[str, list[str]]:
@@ -80,6 +88,8 @@ def help_text() -> str:
     parts = ["usage: megavlm VERB [RECIPE|FILE.yaml|RUN] [KEY=VALUE ...] [--json]", "", EXAMPLES]
     for audience, title in AUDIENCES.items():
         parts += [f"{title}:"] + [_line(name) for name, verb in VERBS.items() if verb.audience == audience] + [""]
+    if added := third_party():
+        parts += ["from other packages:", *(f"  {name:<16}{target}" for name, target in added.items()), ""]
     parts.append(EXIT_CODES)
     return "\n".join(parts)
 
