@@ -10,18 +10,18 @@ from .errors import ConfigError, MissingPackage, did_you_mean
 
 
 def load_object(target: str) -> Any:
-    """Import "package.module:object" and return the object."""
+    """The object of "package.module:object"; raises ConfigError or MissingPackage, naming what is not there."""
     module, _, name = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise ConfigError(f"module '{module}' has no '{name}'", where=target) from None
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
-            raise MissingPackage(
-                f"package '{error.name}' is needed here", where=target, fix="see `megavlm doctor`"
-            ) from None
+        if error.name and not f"{module}.".startswith(f"{error.name}."):  # something that the module itself imports
+            what = f"package '{error.name}' is needed here"
+            raise MissingPackage(what, where=target, fix="see `megavlm doctor`") from None
         raise ConfigError(f"there is no module '{module}'", where=target, fix="write package.module:object") from None
+    if not hasattr(found, name):
+        raise ConfigError(f"module '{module}' has no '{name}'", where=target, fix=did_you_mean(name, vars(found)))
+    return getattr(found, name)
 
 
 class Registry:

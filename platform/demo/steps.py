@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckFailed, MegaVLMError
+from ..errors import CheckFailed, MegaVLMError, SavedResumable
 from .crawl import write_crawl
 from .places import VARIABLE
 from .tasks import write_tasks
@@ -50,9 +50,14 @@ def train_control(out: Path, data: Path) -> None:
 
 
 def verb(words: Sequence[str], data: Path, allowed: tuple[int, ...] = (0,)) -> int:
-    """Run one verb as a command of its own, its messages going to stderr; raises MegaVLMError when it fails."""
+    """Run one verb as a command of its own, its messages going to stderr.
+
+    Raises SavedResumable when it was asked to stop and saved, MegaVLMError when it failed.
+    """
     command = [sys.executable, "-m", "megavlm.platform.cli", *words]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | {VARIABLE: str(data)})
+    if done.returncode == SavedResumable.exit_code:
+        raise SavedResumable("stopped on request after saving", where=str(data.parent), fix="the same command goes on")
     if done.returncode not in allowed:
         shown = "megavlm " + " ".join(words[:3])
         raise MegaVLMError(

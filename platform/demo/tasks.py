@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,23 @@ def write_tasks(survivors: Path, folder: Path, *, seed: int, renderings: int, re
     """Write vqa-train, vqa-heldout, text-train and text-heldout below `folder`, deterministic in `seed`.
 
     `survivors` is the folder of curated shards. No photograph, digits or facts of a held-out item occur in training.
+    The sets appear together or not at all: they share one stream of chance, so a part of them would not fit the rest.
     """
+    if folder.exists():
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     rng = np.random.default_rng(seed)
     train, test = _split(list(_photographs(survivors)), rng)
-    _write(folder / "vqa-train", _visual_conversations(train, renderings, rng))
-    _write(folder / "vqa-heldout", _visual_items(test, held_out, rng))
+    _write(partial / "vqa-train", _visual_conversations(train, renderings, rng))
+    _write(partial / "vqa-heldout", _visual_items(test, held_out, rng))
     known, unknown = _split(list(itertools.product(range(10), repeat=DIGITS)), rng)
     told, untold = _split(list(itertools.product(COLOURS, FRAMES, WEAVES)), rng)
     exercises = [_text_conversations(known), _reading_conversations(told, readings, rng)]
-    _write(folder / "text-train", itertools.chain(*exercises))
+    _write(partial / "text-train", itertools.chain(*exercises))
     items = [_text_items(unknown), _reading_items(untold, rng)]
-    _write(folder / "text-heldout", itertools.chain(*items))
+    _write(partial / "text-heldout", itertools.chain(*items))
+    partial.rename(folder)
 
 
 def _photographs(survivors: Path) -> Iterator[Image.Image]:
@@ -136,12 +143,7 @@ def _item(kind: str, question: str, answer: str) -> dict[str, object]:
 
 
 def _write(folder: Path, samples: Iterable[Sample]) -> None:
-    """A set appears complete or not at all."""
-    if folder.exists():
-        return
-    partial = folder.with_name(folder.name + ".partial")
-    with ShardWriter(partial) as writer:
+    with ShardWriter(folder) as writer:
         for key, fields in samples:
             meta = fields["json"] | {"id": key}
             writer.write(key, fields | {"json": meta})
-    partial.rename(folder)

@@ -25,7 +25,10 @@ LAYOUTS = {
         "pp2": {"pp": 2},
         "dp2 distributed optimizer": {"distributed_optimizer": True},
     },
-    4: {"tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True}},
+    4: {
+        "tp2 pp2": {"tp": 2, "pp": 2},
+        "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
+    },
 }
 CASES = {  # for each of the global batch's packs whether it has images; the odd ones go to the second DP rank
     "images": ([True] * 4, {}, ["encoder", "connector", "decoder"]),

@@ -20,7 +20,7 @@ from megavlm.megatron_mm.config import Parallel
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAYOUTS = {
     2: ["tp2", "tp2 sequence parallel", "pp2", "dp2 distributed optimizer"],
-    4: ["tp2 pp2 sequence parallel"],
+    4: ["tp2 pp2", "tp2 pp2 sequence parallel"],
 }
 CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary"]
 

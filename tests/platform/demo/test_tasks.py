@@ -76,3 +76,22 @@ def test_a_conversation_asks_every_question_once_and_shows_the_picture_first(set
 
 def test_there_are_enough_text_items_for_a_gate_at_two_percent(sets):
     assert len(sets["text-heldout"]) >= 200
+
+
+def test_a_killed_rendering_leaves_nothing_of_itself(tmp_path):
+    """The sets share one stream of chance: a part left by a killed run must not be completed, but made anew."""
+    with ShardWriter(tmp_path / "survivors") as writer:
+        for i, (caption, image) in enumerate(crops(np.random.default_rng(2))[:12]):
+            writer.write(f"{i:09d}", {"png": png(image), "txt": caption, "json": {"key": i}})
+    sizes = {"seed": 4, "renderings": 6, "readings": 8, "held_out": 6}
+    write_tasks(tmp_path / "survivors", tmp_path / "whole", **sizes)
+    left = tmp_path / "again.partial" / "vqa-train"
+    left.mkdir(parents=True)
+    (left / "000007.tar").write_bytes(b"cut")
+    write_tasks(tmp_path / "survivors", tmp_path / "again", **sizes)
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
+    for name in files:
+        if name.suffix == ".tar":
+            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
