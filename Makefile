@@ -28,11 +28,13 @@ demo: venv
 system:
 	@.ci/system-packages
 
-# Fast tests side by side; those that start processes of their own, or measure time, one after another.
+# Fast tests side by side; those on a throw-away Slurm, which mostly wait, four at a time; those that start processes of
+# their own, or measure time, one after another.
 test: venv system
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(TESTS) -m "not multiprocess and not demo" -n 2 --dist loadfile -q
+	$(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
+	$(BIN)/pytest $(TESTS) -m "slurm and not multiprocess" -n 4 --dist loadgroup -q
 	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q
 
 lint: venv

@@ -24,7 +24,7 @@ def curate(run: CurationRun) -> None:
     Raises MegaVLMError when a task failed (its log is named), InputError when another process drives the same run, and
     SavedResumable when USR1 or TERM asked to stop: everything done so far is in the ledger already.
     """
-    with _only_driver(run), SaveRequest() as request, run.folder.new_attempt() as attempt:
+    with _only_driver(run), run.folder.new_attempt() as attempt, SaveRequest(attempt) as request:
         run.plan()
         for stage in run.config.stages:
             if request.requested:

@@ -17,7 +17,6 @@ from ..config import Stages
 from ..torchrun import started
 
 WORKER = "megavlm.megatron_mm.training.worker"
-SAVE_WISH = "save-requested"  # a file of the attempt: torchrun itself would die of USR1
 POLL_SECONDS = 0.2
 
 
@@ -33,11 +32,11 @@ def launch(run: RunFolder, stages: Stages, names: Sequence[str], world: int) -> 
 
 def _wait(process: subprocess.Popen[bytes], run: RunFolder, attempt: Attempt, stages: Stages) -> None:
     metrics, shown = Follower(run.path("metrics.jsonl")), Shown(stages)
-    with SaveRequest() as request:
+    with SaveRequest(attempt) as request:
         while process.poll() is None:
             time.sleep(POLL_SECONDS)
             if request.requested:
-                (attempt.root / SAVE_WISH).touch()
+                attempt.request_save()  # torchrun below would die of a signal
             for line in metrics.lines():
                 shown.update(line)
     for line in metrics.lines():

@@ -17,7 +17,6 @@ from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from .. import backend
 from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
-from .launch import SAVE_WISH
 from .loop import Session, StageTrainer
 from .stages import chosen, is_finished, mark_stage_finished
 from .step import unwrap
@@ -27,13 +26,12 @@ def main(argv: Sequence[str]) -> int:
     """`worker RUN STAGE...`; returns the exit code, after telling the attempt what went wrong."""
     die_with(os.getppid())
     run = RunFolder.open(argv[0])
-    attempt = run.attempts()[-1]
+    attempt = run.current_attempt()
     rank = int(os.environ.get("RANK", "0"))
     _log_to(attempt, rank)
     try:
-        with SaveRequest() as request:
-            wish = attempt.root / SAVE_WISH
-            work(run, attempt, argv[1:], lambda: request.requested or (rank == 0 and wish.exists()))
+        with SaveRequest(attempt if rank == 0 else None) as request:  # one look into the folder is enough for all
+            work(run, attempt, argv[1:], lambda: request.requested)
         backend.shutdown()
         return 0
     except Exception as error:

@@ -12,6 +12,9 @@ from typing import Any
 from ..errors import MegaVLMError
 from .lines import append_line, read_lines, write_whole
 
+VARIABLE = "MEGAVLM_ATTEMPT"  # the folder of the attempt that a process belongs to, set by whoever started it
+STEP = "step"  # what a rank is doing between two steps; anything else (start, save, evaluate) may take its time
+
 
 class Attempt:
     """attempts/NN. As a context manager it writes the events `started` (pid, host) and `ended` (exit_code)."""
@@ -40,13 +43,26 @@ class Attempt:
         """Every event so far, oldest first."""
         return read_lines(self.root / "events.jsonl")
 
-    def heartbeat(self, rank: int, step: int) -> None:
-        """Rank `rank` lives and has finished `step`; one small file per rank, replaced whole."""
+    def request_save(self) -> None:
+        """Ask the attempt to save and stop, from any machine that sees the folder; SaveRequest(attempt) hears it.
+
+        A signal would have to reach the right process on the right machine: sent to a job step, it hits all of them.
+        """
+        (self.root / "save-requested").touch()
+
+    @property
+    def save_requested(self) -> bool:
+        """Whether someone asked through the folder."""
+        return (self.root / "save-requested").exists()
+
+    def heartbeat(self, rank: int, step: int, doing: str = STEP) -> None:
+        """Rank `rank` lives, has finished `step` and is `doing` this; one small file per rank, replaced whole."""
         folder = self.root / "heartbeat"
         folder.mkdir(exist_ok=True)
         beat = {
             "rank": rank,
             "step": step,
+            "doing": doing,
             "time": round(time.time(), 3),
             "pid": os.getpid(),
             "host": socket.gethostname(),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.tree import leaves, parse_yaml
 from ..errors import ConfigError, InputError, did_you_mean
-from .attempt import Attempt
+from .attempt import VARIABLE, Attempt
 from .lines import append_line, read_lines, write_whole
 from .provenance import provenance
 from .resolved import to_yaml
@@ -26,11 +26,22 @@ def default_runs_root() -> Path:
 def find_run(name_or_path: str) -> RunFolder:
     """Open a run given by its folder or by its name under default_runs_root(); raises InputError."""
     for path in (Path(name_or_path), default_runs_root() / name_or_path):
-        if (path / "config.yaml").is_file():
-            return RunFolder.open(path)
-    known = [path.parent.name for path in default_runs_root().glob("*/config.yaml")]
+        if _is_run(path):
+            return RunFolder(path)
+    known = [run.name for run in all_runs()]
     fix = did_you_mean(name_or_path, known) if known else "give the folder that holds config.yaml"
     raise InputError(f"no run '{name_or_path}'", where=str(default_runs_root()), fix=fix)
+
+
+def all_runs() -> list[RunFolder]:
+    """Every run directly under default_runs_root(), by name."""
+    root = default_runs_root()
+    return [RunFolder(path) for path in sorted(root.iterdir()) if _is_run(path)] if root.is_dir() else []
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `path` holds a run: one that began, or one that was only submitted (jobs.jsonl) and has to wait."""
+    return (path / "config.yaml").is_file() or (path / "jobs.jsonl").is_file()
 
 
 class RunFolder:
@@ -91,8 +102,26 @@ class RunFolder:
         return parse_yaml(path.read_text(), where=str(path))
 
     def new_attempt(self) -> Attempt:
-        """The next attempts/NN, made atomically. A `saved` of an earlier attempt goes: it answers no new request."""
+        """The next attempts/NN, made atomically, or the one of this run that the environment names (VARIABLE).
+
+        A `saved` of an earlier attempt goes: it answers no new request.
+        """
         self.path("saved").unlink(missing_ok=True)
+        return self._given_attempt() or self._make_attempt()
+
+    def current_attempt(self) -> Attempt:
+        """The attempt this process belongs to: the one the environment names, or the last; raises InputError."""
+        attempt = self._given_attempt() or next(reversed(self.attempts()), None)
+        if attempt is None:
+            raise InputError(f"run '{self.name}' has no attempt", where=str(self.root))
+        return attempt
+
+    def _given_attempt(self) -> Attempt | None:
+        given = os.environ.get(VARIABLE)
+        inside = given and Path(given).resolve().parent == self.root.resolve() / "attempts"
+        return Attempt(Path(given)) if given and inside else None
+
+    def _make_attempt(self) -> Attempt:
         number = max((attempt.number for attempt in self.attempts()), default=0) + 1
         while True:
             folder = self.path("attempts", f"{number:02d}")
