@@ -1,11 +1,11 @@
-"""Slurm's commands: words in, text out. No shell in between, nothing of the submitting environment beyond a short list."""
+"""Slurm's commands: words in, text out; no shell in between, and little of the caller's environment."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from megavlm.platform.errors import MegaVLMError, MissingPackage
 
@@ -49,13 +49,3 @@ def attempt(
     except subprocess.TimeoutExpired:
         fix = "see whether slurmctld answers: scontrol ping"
         raise SlurmError(f"{words[0]} gave no answer in {seconds:.0f} s", where=" ".join(words), fix=fix) from None
-
-
-def step_environment() -> dict[str, str]:
-    """Ours, for srun inside a job: a step does take part in the job it stands in."""
-    return dict(os.environ)
-
-
-def job_ids(words: Sequence[str | int]) -> str:
-    """Job ids as -j takes them."""
-    return ",".join(str(word) for word in words)

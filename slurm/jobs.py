@@ -18,7 +18,7 @@ By = Literal["submit", "requeue", "successor"]
 class SubmittedJob:
     """One submission. `name` is the stage, or the verb; `after` are the ids of the jobs it waits for.
 
-    `by`: a person through `submit` or `requeue` (which starts the budget of attempts anew), or a job that had to hand on.
+    `by`: a person, through `submit` or `requeue` (the budget of attempts starts anew), or a job that had to hand on.
     """
 
     name: str
