@@ -11,7 +11,8 @@ from typing import Any
 def append_line(path: Path, fields: dict[str, Any]) -> None:
     """Append one JSON line in a single write; several processes may append to one file.
 
-    When the last line was torn by a crash it is closed first, so that it spoils no line but itself.
+    When the last line was torn by a crash it is closed first, so that it spoils no line but itself. The line that another
+    process is just writing looks torn as well: an empty line more, which readers leave out.
     Raises ValueError for NaN and infinity, which JSON has no word for, and TypeError for what is no JSON value.
     """
     data = json.dumps(fields, allow_nan=False).encode() + b"\n"

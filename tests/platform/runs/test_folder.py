@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from megavlm.platform.config.tree import leaves, parse_yaml
 from megavlm.platform.errors import ConfigError, InputError, SavedResumable
-from megavlm.platform.runs import RunFolder, default_runs_root, find_run
+from megavlm.platform.runs import RunFolder, all_runs, default_runs_root, find_run
 from megavlm.platform.runs.lines import append_line, read_lines
 from megavlm.platform.runs.resolved import to_yaml
 
@@ -91,6 +91,32 @@ def test_attempts_are_numbered_and_a_new_one_forgets_the_saved_mark(run):
     assert second.log_path(3).name == "rank-00003.log" and second.logs.is_dir()
 
 
+def test_the_attempt_that_a_launcher_made_is_taken_by_the_run_it_belongs_to_and_by_no_other(run, tmp_path, monkeypatch):
+    made = run.new_attempt()
+    monkeypatch.setenv("MEGAVLM_ATTEMPT", str(made.root.resolve()))
+    run.mark_saved(step=7)
+    assert run.new_attempt().root.resolve() == made.root.resolve() == run.current_attempt().root
+    assert run.saved is None and len(run.attempts()) == 1
+    other = RunFolder.create(tmp_path / "other", CONFIG, ORIGINS, [])
+    assert other.new_attempt().root.parent == other.root / "attempts"
+    monkeypatch.delenv("MEGAVLM_ATTEMPT")
+    assert run.new_attempt().number == 2 == run.current_attempt().number
+
+
+def test_there_is_no_current_attempt_before_the_first(run):
+    with pytest.raises(InputError, match="no attempt"):
+        run.current_attempt()
+
+
+def test_a_run_that_was_only_submitted_is_a_run(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("MEGAVLM_RUNS", str(tmp_path))
+    (tmp_path / "waiting").mkdir()
+    (tmp_path / "waiting" / "jobs.jsonl").write_text("{}\n")
+    (tmp_path / "no-run").mkdir()
+    assert [each.name for each in all_runs()] == ["mini", "waiting"]
+    assert find_run("waiting").root == tmp_path / "waiting"
+
+
 def test_attempts_count_on_past_ninety_nine(run):
     (run.root / "attempts" / "99").mkdir(parents=True)
     (run.root / "attempts" / "100").mkdir()
@@ -157,7 +183,8 @@ def test_lines_of_several_processes_do_not_mix(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "ab"]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     lines = read_lines(path)
-    assert len(lines) == len(path.read_bytes().splitlines()) == 400
+    whole = [line for line in path.read_bytes().split(b"\n") if line]
+    assert len(lines) == len(whole) == 400
     assert [line["i"] for line in lines if line["who"] == "a"] == list(range(200))
 
 
