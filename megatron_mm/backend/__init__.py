@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         init_distributed,
         seed_everything,
         shutdown,
+        start_processes,
     )
     from .weights import initialise
 
@@ -31,6 +32,7 @@ __all__ = [
     "initialise",
     "seed_everything",
     "shutdown",
+    "start_processes",
 ]
 
 silence()  # here, because whatever is asked of the backend imports megatron-core, which warns as it is imported

@@ -38,8 +38,7 @@ def init_distributed(parallel: Parallel, seed: int) -> None:
     A second call, with the next stage's layout, keeps the processes and replaces the groups. Raises ConfigError when
     the number of processes does not divide by tp * pp * cp.
     """
-    cpu.install()
-    _start_processes()
+    start_processes()
     _check_world(parallel, dist.get_world_size())
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
@@ -66,7 +65,9 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def _start_processes() -> None:
+def start_processes() -> None:
+    """Start torch.distributed, from torchrun's environment or alone; a second call does nothing."""
+    cpu.install()
     if dist.is_initialized():
         return
     if torch.cuda.is_available():

@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from ..config import ModelConfig, Stage
 
 
-def check_stage(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
-    """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage."""
+FP8_WIDTH, FP8_ROWS = 16, 8  # transformer_engine/pytorch/utils.py, assert_dim_for_fp8_exec
+
+
+def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewhere: bool = False) -> None:
+    """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage.
+
+    `elsewhere`: it will run on other machines, so that what is installed on this one does not matter.
+    """
     try:
         check_layout(model, stage.parallel)
     except ConfigError as error:
         raise ConfigError(error.what, where=f"{where}.{error.where or 'parallel'}", fix=error.fix) from None
     require_trainable(model, stage.train, where)
-    require_precision(stage.precision, where)
-    require_checkpointing()
+    if not elsewhere:
+        require_precision(stage.precision, where)
+        require_checkpointing()
+    if stage.precision == "fp8":
+        require_fp8_sizes(model, stage, where)
 
 
 def require_trainable(model: ModelConfig, train: Sequence[str], where: str = "stage") -> None:
@@ -41,6 +50,31 @@ def require_precision(precision: str, where: str = "stage") -> None:
             "precision fp8 needs Transformer Engine, which is not installed; megatron-core would ignore it in silence",
             where=f"{where}.precision",
             fix="install the gpu extra, or set precision=bf16",
+        )
+
+
+def require_fp8_sizes(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
+    """Matrices that FP8 cannot multiply: Transformer Engine wants widths that divide by 16, and rows by 8.
+
+    Both are meant after the split, and fail only once the first step runs. How many rows an encoder's tiles make is
+    not known before.
+    """
+    parallel, length = stage.parallel, stage.mixture.sequence_length
+    for axis in ("encoder", "decoder"):
+        config = getattr(model, axis)
+        for key, split in (("hidden", 1), ("hidden", parallel.tp), ("ffn", parallel.tp)):
+            _require_multiple(getattr(config, key), split, FP8_WIDTH, f"model.{axis}.{key}", where)
+    rows = parallel.tp if parallel.sequence_parallel else 1
+    _require_multiple(length, rows, FP8_ROWS, f"{where}.mixture.sequence_length", where)
+
+
+def _require_multiple(size: int, split: int, of: int, key: str, where: str) -> None:
+    if size % (split * of):
+        each = f"{size} / tp {split} = {size / split:g}" if split > 1 else f"{size}"
+        raise ConfigError(
+            f"fp8: {key} {each} is no multiple of {of}",
+            where=f"{where}.precision",
+            fix=f"set {key} to a multiple of {split * of}, another parallel.tp, or precision=bf16",
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ class StageData:
         }
 
 
-def build_manifest(spec: StageData, path: Path) -> Manifest:
-    """Write the stage's manifest to `path`, and the samples left out beside it; returns it opened."""
+def build_manifest(spec: StageData, path: Path, alive: Callable[[], object] = lambda: None) -> Manifest:
+    """Write the stage's manifest to `path`, and the samples left out beside it; returns it opened.
+
+    `alive` is called for every sample measured and every pack drawn; what it raises ends the work.
+    """
     sets = spec.open_sets()
     chat = template(spec.model, spec.tokenizer(), spec.data.system)
     capacity = spec.stage.mixture.sequence_length
@@ -85,15 +89,22 @@ def build_manifest(spec: StageData, path: Path) -> Manifest:
     for name, reader in sets.items():
         bar: Progress[Any] = progress(total=len(reader), label=f"measuring {name}", unit="sample")
         with bar:
-            measured[name] = measure(name, reader, chat, spec.model.tiling, capacity, bar.advance)
+            measured[name] = measure(name, reader, chat, spec.model.tiling, capacity, _both(bar.advance, alive))
     lengths = {name: each.tokens for name, each in measured.items()}
     draws = draw(lengths, spec.stage.mixture.weights, spec.draw_seed())
     rows = itertools.islice(pack(draws, capacity, spec.draw_seed()), spec.packs_needed())
     per_batch = spec.stage.mixture.packs_per_batch
-    packs = [Pack(i, i // per_batch, tuple(_entry(item, measured) for item in row)) for i, row in enumerate(rows)]
+    packs = []
+    for i, row in enumerate(rows):
+        packs.append(Pack(i, i // per_batch, tuple(_entry(item, measured) for item in row)))
+        alive()
     write_manifest(path, packs, spec.fingerprint(sets))
     _write_rejected(path, [line for each in measured.values() for line in each.rejected])
     return Manifest(path)
+
+
+def _both(advance: Callable[[int], object], alive: Callable[[], object]) -> Callable[[int], object]:
+    return lambda count: (advance(count), alive())
 
 
 def _entry(item: Draw, measured: dict[str, Measured]) -> Entry:

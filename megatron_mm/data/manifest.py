@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.storage import open_atomic
 
 METADATA_KEY = b"megavlm.fingerprint"
 ENTRY = pa.struct([
@@ -74,10 +75,8 @@ def write_manifest(path: Path, packs: list[Pack], fingerprint: dict[str, Any]) -
     """Write all rows and the fingerprint; the file appears whole or not at all."""
     metadata = {METADATA_KEY: json.dumps(fingerprint, sort_keys=True).encode()}
     table = pa.Table.from_pylist([pack.record() for pack in packs], schema=SCHEMA.with_metadata(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with open_atomic(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 class Manifest:

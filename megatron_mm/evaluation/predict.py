@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -95,11 +95,13 @@ def evaluate_suite(
     *,
     sequence_length: int,
     shuffle_images: bool = False,
+    alive: Callable[[], object] = lambda: None,
 ) -> list[Prediction]:
     """Judge every item of `reader`; every rank takes part and returns all predictions, in the set's order.
 
     `sequence_length` is that of the packs; it must divide by tp under sequence parallelism. `shuffle_images` is the
     blind control. Items that cannot be shown (unreadable, or longer than a pack) count as wrong, with their reason.
+    `alive` is called before every pack.
     Raises InputError for an empty set or ids given twice.
     """
     items, judged = read_items(reader, model_cfg.tiling, shuffle_images=shuffle_images)
@@ -107,7 +109,7 @@ def evaluate_suite(
     groups, too_long = packer.plan(items)
     judged += [item.failed("too_long") for item in too_long]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    mine = _predict(model, packer, groups[rank::ranks], tokenizer)
+    mine = _predict(model, packer, groups[rank::ranks], tokenizer, alive)
     found = {item.id: item for item in [*judged, *_gathered(mine)]}
     if not found:
         raise InputError("the held-out set has no items", where=reader.url, fix="name a set with samples in it")
@@ -121,13 +123,18 @@ def _order(items: Sequence[Item], judged: Sequence[Prediction], found: dict[str,
 
 
 def _predict(
-    model: VisionLanguageModel, packer: Packer, groups: list[list[Item]], tokenizer: TextTokenizer
+    model: VisionLanguageModel,
+    packer: Packer,
+    groups: list[list[Item]],
+    tokenizer: TextTokenizer,
+    alive: Callable[[], object],
 ) -> list[Prediction]:
     """Predictions of this replica's packs, through megatron-core's schedule; [] before the last pipeline stage."""
     if not groups:
         return []
 
     def step(packs: Iterator[Pack], stage: VisionLanguageModel) -> tuple[Tensor, object]:
+        alive()
         pack = next(packs)
         targets = pack.labels != IGNORED
 

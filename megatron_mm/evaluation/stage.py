@@ -6,6 +6,7 @@ What the training worker calls when a stage is trained, and `megavlm eval` after
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +64,11 @@ def evaluate_stage(
     stage: str,
     suites: dict[str, str],
     way: str = PLAIN,
+    alive: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Prediction]]:
     """Judge `model` on `suites` (suite -> set name) shown in one `way`, and write the predictions; every rank calls it.
 
-    Returns suite -> predictions on every rank. Rank 0 writes.
+    Returns suite -> predictions on every rank. Rank 0 writes. `alive` is called as the work goes on.
     """
     import torch.distributed as dist
 
@@ -82,6 +84,7 @@ def evaluate_stage(
             spec.data,
             sequence_length=spec.stage.mixture.sequence_length,
             shuffle_images=way == BLIND,
+            alive=alive,
         )
         if dist.get_rank() == 0:
             write_predictions(predictions_path(run, stage, suite, way), found[suite])

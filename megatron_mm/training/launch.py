@@ -1,47 +1,101 @@
-"""Starts the workers of a training, shows how far it is, and passes on the wish to save. Loads no torch."""
+"""Starts a machine's ranks, shows how far they are, and passes on the wish to save. Loads no torch.
+
+One machine leads: it tells the attempt's story. The others run ranks and end when it does.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from megavlm.platform.errors import MegaVLMError
-from megavlm.platform.progress import Progress, progress
+from megavlm.platform.errors import ConfigError, MegaVLMError
+from megavlm.platform.nodes import Place
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
+from megavlm.platform.runs.attempt import VARIABLE
 
 from ..config import Stages
 from ..torchrun import started
+from .shown import Follower, Shown
+from .watch import Watch
 
 WORKER = "megavlm.megatron_mm.training.worker"
 POLL_SECONDS = 0.2
 
 
-def launch(run: RunFolder, stages: Stages, names: Sequence[str], world: int) -> None:
-    """Train `names` on `world` processes. Raises MegaVLMError with the worker's own message when it fails."""
-    with run.new_attempt() as attempt, (attempt.logs / "torchrun.log").open("wb") as log:
-        with started(WORKER, [str(run.root), *names], world, output=log) as process:
-            _wait(process, run, attempt, stages)
-        if process.returncode and run.saved is None:
-            raise failure(attempt, process.returncode)
-        attempt.exit_code = 4 if run.saved is not None else 0
+def lead(
+    run: RunFolder,
+    attempt: Attempt,
+    stages: Stages,
+    names: Sequence[str],
+    nproc: int,
+    here: Place,
+    request: SaveRequest,
+) -> int | None:
+    """Train `names` on `nproc` processes here and on as many of every other machine.
 
-
-def _wait(process: subprocess.Popen[bytes], run: RunFolder, attempt: Attempt, stages: Stages) -> None:
+    Returns the step saved on request, or None when there was no request. Raises MegaVLMError with the first failing
+    rank's own message.
+    """
     metrics, shown = Follower(run.path("metrics.jsonl")), Shown(stages)
-    with SaveRequest(attempt) as request:
-        while process.poll() is None:
+    watch = Watch(attempt, ("failed",), here.nodes)
+    with _ranks(run, attempt, names, nproc, here) as process:
+        while process.poll() is None and not watch.over():
             time.sleep(POLL_SECONDS)
             if request.requested:
-                attempt.request_save()  # torchrun below would die of a signal
+                attempt.request_save()  # the ranks mind no signal
             for line in metrics.lines():
                 shown.update(line)
     for line in metrics.lines():
         shown.update(line)
     shown.stop()
+    saved = next((event["step"] for event in attempt.events() if event["kind"] == "saved_on_request"), None)
+    if process.returncode and saved is None:
+        raise failure(attempt, process.returncode)
+    return saved
+
+
+def follow(run: RunFolder, nproc: int, here: Place) -> int:
+    """Run the ranks of a machine that does not lead, until they or the leading machine's are over.
+
+    Returns 0 when the ranks ended well, or were not wanted, and 1 otherwise.
+    """
+    attempt = shared_attempt(run)
+    watch = Watch(attempt, ("failed", "ended"), here.nodes)
+    with SaveRequest() as request, _ranks(run, attempt, [], nproc, here) as process:
+        while process.poll() is None and not watch.over():
+            time.sleep(POLL_SECONDS)
+            if request.requested and not attempt.save_requested:
+                attempt.request_save()
+    return 0 if process.returncode == 0 or watch.ended_well() else 1
+
+
+def shared_attempt(run: RunFolder) -> Attempt:
+    """The attempt that the machines share; raises ConfigError when the environment names none of this run."""
+    given = os.environ.get(VARIABLE)
+    if not given or Path(given).resolve().parent != run.path("attempts").resolve():
+        raise ConfigError(
+            f"several machines, and {VARIABLE}={given or ''} is no attempt of {run.root}",
+            where="the environment",
+            fix=f"make {run.root}/attempts/NN and set {VARIABLE} to it on every machine; `megavlm submit` does",
+        )
+    return run.current_attempt()
+
+
+@contextlib.contextmanager
+def _ranks(
+    run: RunFolder, attempt: Attempt, names: Sequence[str], nproc: int, here: Place
+) -> Iterator[subprocess.Popen[bytes]]:
+    """This machine's torchrun; its own words go to torchrun-N.log, N being the machine's number."""
+    variables = {VARIABLE: str(attempt.root.resolve())}
+    with (
+        (attempt.logs / f"torchrun-{here.rank}.log").open("ab") as log,
+        started(WORKER, [str(run.root), *names], nproc, log, here, variables) as process,
+    ):
+        yield process
 
 
 def failure(attempt: Attempt, code: int) -> MegaVLMError:
@@ -52,54 +106,3 @@ def failure(attempt: Attempt, code: int) -> MegaVLMError:
     error = MegaVLMError(told["what"], where=told["where"] or str(attempt.log_path(told["rank"])), fix=told["fix"])
     error.exit_code = told["exit_code"]
     return error
-
-
-class Follower:
-    """The lines that are added to a JSON-lines file from now on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
-
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Whole new lines since the last call."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._at += len(whole) + len(newline)
-        for line in whole.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # torn by an earlier crash
-                continue
-
-
-class Shown:
-    """One progress display a stage, driven by the steps in metrics.jsonl."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-        self._stage: str | None = None
-        self._step = 0
-        self._bar: Progress[Any] | None = None
-
-    def update(self, line: dict[str, Any]) -> None:
-        """Take one line of metrics.jsonl."""
-        if line["stage"] != self._stage:
-            self.stop()
-            self._stage, self._step = line["stage"], 0
-            self._bar = progress(total=self._stages[line["stage"]].steps, label=f"train {line['stage']}", unit="step")
-            self._bar.__enter__()
-        if self._bar and line["step"] > self._step:
-            self._bar.advance(line["step"] - self._step)
-            self._step = line["step"]
-        if self._stage and self._step == self._stages[self._stage].steps:
-            self.stop()  # the stage's evaluation is no step
-
-    def stop(self) -> None:
-        """The display of the stage at hand is over."""
-        if self._bar:
-            self._bar.__exit__(None, None, None)
-            self._bar = None

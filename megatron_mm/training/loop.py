@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,11 +26,13 @@ from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..model import build_model
 from . import checkpoint
+from .pulse import Pulse
 from .schedule import learning_rate
 from .step import StepResult, make_optimizer, train_step, wrap
 
-HEARTBEAT_SECONDS = 2.0
 MOST_SKIPPED = 10  # updates skipped in a row for a gradient that is not finite
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -40,6 +42,7 @@ class Session:
     run: RunFolder
     attempt: Attempt
     recipe: Recipe
+    pulse: Pulse
     wants_save: Callable[[], bool]
 
     @property
@@ -57,18 +60,17 @@ class StageTrainer:
         stage = self.stage = self.spec.stage
         backend.init_distributed(stage.parallel, self.spec.seed)
         model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision))
-        newest = latest(session.run, name)
+        newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
         self.model = wrap(model, stage.parallel, stage.precision)
         self.optimizer: MegatronOptimizer = make_optimizer(self.model, stage.optimizer, stage.parallel, stage.precision)
         self.step = checkpoint.load(newest, self.model, self.optimizer) if newest else 0
         self._skipped = 0
-        self._beat = 0.0
 
     def _first_weights(self, model: Any, resumes: bool) -> None:
         """Those of the stages this one comes after, the last listed last; the first stage draws them."""
-        sources = [latest(self.session.run, earlier) for earlier in self.stage.after]
+        sources = as_first_says([latest(self.session.run, earlier) for earlier in self.stage.after])
         if not sources and not resumes:
             backend.initialise(model, self.spec.seed)
         for source in sources if not resumes else []:
@@ -78,7 +80,9 @@ class StageTrainer:
         """Train to the stage's last step; False when it was saved before that because someone asked."""
         rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         objective = self.spec.model.objectives[0].build()
-        self._beat_now()
+        if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
+            return False
+        self.session.pulse("step", self.step)
         last_wait = time.perf_counter()
         for packs in self._loader().batches(self.step, self.stage.steps, rank, ranks):
             start = time.perf_counter()
@@ -107,12 +111,12 @@ class StageTrainer:
     def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
         """One line of metrics, and a sign of life every few seconds."""
         self._skipped = 0 if result.updated else self._skipped + 1
-        if time.monotonic() - self._beat >= HEARTBEAT_SECONDS:
-            self._beat_now()
+        self.session.pulse("step", self.step)
         if self.session.leads:
             line = {"stage": self.name, "step": self.step, "loss": _finite(result.loss)}
             line |= {"grad_norm": _finite(result.grad_norm), "lr": rate, "tokens": result.tokens}
             line |= {"targets": result.targets, "seconds": round(seconds, 4), "waited": round(waited, 4)}
+            line |= {"attempt": self.session.attempt.number, "time": round(time.time(), 3)}
             self.session.run.append_metrics(line)
             print(line, flush=True)
         if self._skipped >= MOST_SKIPPED:
@@ -122,10 +126,6 @@ class StageTrainer:
                 fix=f"lower stages.{self.name}.optimizer.lr, and look at metrics.jsonl for where it began",
             )
 
-    def _beat_now(self) -> None:
-        self.session.attempt.heartbeat(dist.get_rank(), self.step)
-        self._beat = time.monotonic()
-
     def _agreed_to_stop(self) -> bool:
         """Whether any rank was asked to save: all of them must save at the same step."""
         wish = torch.tensor(int(self.session.wants_save()), device=backend.device())
@@ -134,10 +134,23 @@ class StageTrainer:
 
     def _save(self) -> None:
         start = time.perf_counter()
+        self.session.pulse("save", self.step)
         folder = checkpoint.save(self.session.run, self.name, self.step, self.model, self.optimizer)
         if self.session.leads:
             seconds = round(time.perf_counter() - start, 3)
             self.session.attempt.event("saved", stage=self.name, step=self.step, seconds=seconds, folder=folder.name)
+        self.session.pulse("step", self.step)
+
+
+def as_first_says(value: T) -> T:
+    """The first rank's `value`, on every rank. Each calls it.
+
+    What a rank reads of the run folder decides what it does, and a shared file system may show one machine an older
+    listing than another: ranks that went on from different checkpoints would train nonsense without a word.
+    """
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def _found(source: Path | None, after: list[str]) -> Path:

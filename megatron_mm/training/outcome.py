@@ -39,14 +39,17 @@ class Outcome:
         return "\n".join(rows)
 
 
-def outcome(run: RunFolder, stages: Stages, only: str | None = None) -> Outcome:
-    """Read the run folder. Exit code 4: not finished; 3: a gate said no; 5: a gate could not decide; 0: done."""
+def outcome(run: RunFolder, stages: Stages, only: str | None = None, saved: int | None = None) -> Outcome:
+    """Read the run folder; `saved` is the step that this attempt saved on request.
+
+    Exit code 4: not finished; 3: a gate said no; 5: a gate could not decide; 0: done.
+    """
     names = chosen(stages, only)
     told = {name: stage_figures(run, name) for name in names}
     finished = all(is_finished(run, name) for name in names)
     verdicts = [EXIT_CODES[row["gate"]] for row in told.values() if row["gate"]]
     code = next((code for code in (3, 5) if code in verdicts), 0) if finished else 4
-    return Outcome(str(run.root), finished, run.saved, told, code)
+    return Outcome(str(run.root), finished, saved, told, code)
 
 
 def stage_figures(run: RunFolder, name: str) -> dict[str, Any]:

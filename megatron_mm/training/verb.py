@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megavlm.platform.cli import parser, split_overrides
 from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.demo.places import VARIABLE, demo_data
-from megavlm.platform.errors import MegaVLMError
-from megavlm.platform.runs import RunFolder, default_runs_root
+from megavlm.platform.errors import ConfigError, MegaVLMError, SavedResumable
+from megavlm.platform.nodes import COUNT, Place, place
+from megavlm.platform.runs import Attempt, RunFolder, SaveRequest, default_runs_root
 
 from ..config import Stages
 from ..data.build import StageData, build_manifest
 from ..data.manifest import Manifest
 from ..data.sets import demo_data_missing, sets_of
-from .launch import launch
+from .checks import check_writable
+from .launch import follow, lead, shared_attempt
 from .lock import exclusive
-from .outcome import outcome
+from .outcome import Outcome, outcome
 from .plan import Plan, make_plan
-from .stages import unfinished
+from .pulse import Pulse
+from .stages import chosen, unfinished
 
 MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew
 
@@ -37,42 +41,71 @@ examples:
 def main(argv: Sequence[str]) -> int:
     """Train a recipe's unfinished stages. Exit codes: 0 done, 3 a gate said no, 4 saved and resumable, 5 undecided."""
     words, overrides = split_overrides(argv)
+    args, here = _arguments(words), place()
+    recipe = load_recipe(args.recipe, overrides)
+    plan = make_plan(recipe, args.stage, args.nproc, args.nodes or here.nodes, elsewhere=args.nodes is not None)
+    out = args.out or default_runs_root() / recipe.name
+    if args.dry_run or here.leads:
+        check_writable(out)
+        check_manifests(recipe, plan, out)
+    if args.dry_run:
+        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out))
+        return 0
+    if plan.nodes != here.nodes:
+        fix = f"start it on every machine with {COUNT}={plan.nodes}, or let `megavlm submit` do so"
+        raise ConfigError(f"--nodes {plan.nodes} plans, and starts nothing elsewhere", where="--nodes", fix=fix)
+    if not here.leads:
+        return follow(RunFolder(out), plan.nproc, here)
+    print(readable(plan, out), file=sys.stderr)
+    make_demo_data(recipe)
+    run = RunFolder.create(out, recipe.tree, recipe.origins, ["megavlm", "train", *argv], may_change=MAY_CHANGE)
+    told = train(run, recipe, plan, args.stage, here)
+    print(json.dumps(told.record(), indent=2) if args.json else told.readable())
+    return told.exit_code
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p = parser("train", epilog=EPILOG)
     p.add_argument("recipe", help="a shipped recipe's name or a YAML file")
     p.add_argument("--stage", help="this stage only")
     p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     p.add_argument("--nproc", type=int, help="processes on this machine (default: what the layout needs, or the GPUs)")
+    p.add_argument("--nodes", type=int, help="with --dry-run: plan for so many machines with --nproc processes each")
     p.add_argument("--dry-run", action="store_true", help="check everything and print the plan; loads no torch")
-    args = p.parse_args(words)
-    recipe = load_recipe(args.recipe, overrides)
-    plan = make_plan(recipe, args.stage, args.nproc)
-    out = args.out or default_runs_root() / recipe.name
-    check_manifests(recipe, plan, out)
-    if args.dry_run:
-        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out))
-        return 0
-    print(readable(plan, out), file=sys.stderr)
-    make_demo_data(recipe)
-    run = RunFolder.create(out, recipe.tree, recipe.origins, ["megavlm", "train", *argv], may_change=MAY_CHANGE)
-    with exclusive(run.path("lock")):
-        train(run, recipe, plan, args.stage)
-    told = outcome(run, recipe.section("stages"), args.stage)
-    print(json.dumps(told.record(), indent=2) if args.json else told.readable())
-    return told.exit_code
+    return p.parse_args(words)
 
 
-def train(run: RunFolder, recipe: Recipe, plan: Plan, only: str | None) -> None:
-    """Bring the run as far as it goes: pack what is not packed, then one torchrun for all unfinished stages."""
+def train(run: RunFolder, recipe: Recipe, plan: Plan, only: str | None, here: Place) -> Outcome:
+    """Bring the run as far as it goes: pack what is not packed, then torchrun for all unfinished stages."""
     stages: Stages = recipe.section("stages")
-    names = unfinished(run, stages, only)
-    for name in names:
-        ensure_packs(run, StageData.of(recipe, name))
-    if names:
-        print(f"log: {run.path('attempts')}", file=sys.stderr)
-        launch(run, stages, names, plan.world)
+    if not here.alone:
+        shared_attempt(run)
+    locks = [run.path("stages", name, "lock") for name in chosen(stages, only)]
+    with exclusive(locks), run.new_attempt() as attempt, SaveRequest(attempt) as request:
+        names, saved = unfinished(run, stages, only), None
+        for name in names:
+            ensure_packs(run, StageData.of(recipe, name), alive=_packing(attempt, request))
+        if names:
+            print(f"log: {attempt.root}", file=sys.stderr)
+            saved = lead(run, attempt, stages, names, plan.nproc, here, request)
+        told = outcome(run, stages, only, saved)
+        attempt.exit_code = told.exit_code
+    return told
 
 
-def ensure_packs(run: RunFolder, spec: StageData) -> Manifest:
+def _packing(attempt: Attempt, request: SaveRequest) -> Callable[[], None]:
+    """Called while a stage is packed: gives the signs of life that no rank gives yet, and ends when asked to."""
+    pulse = Pulse(attempt, rank=0, ranks=1)
+
+    def alive() -> None:
+        pulse("pack")
+        if request.requested:
+            raise SavedResumable("stopped while packing, before any training", fix="the same command packs anew")
+
+    return alive
+
+
+def ensure_packs(run: RunFolder, spec: StageData, alive: Callable[[], object] = lambda: None) -> Manifest:
     """The stage's manifest: the one there, if it was made for this configuration, or a new one.
 
     Raises ConfigError for a manifest with another fingerprint. One that is only too short is packed anew: a longer plan
@@ -80,10 +113,10 @@ def ensure_packs(run: RunFolder, spec: StageData) -> Manifest:
     """
     path = packs_path(run.root, spec.name)
     if not path.exists():
-        return build_manifest(spec, path)
+        return build_manifest(spec, path, alive)
     manifest = Manifest(path)
     manifest.check(spec.fingerprint(spec.open_sets()), packs=0)
-    return manifest if len(manifest) >= spec.packs_needed() else build_manifest(spec, path)
+    return manifest if len(manifest) >= spec.packs_needed() else build_manifest(spec, path, alive)
 
 
 def packs_path(run: Path, stage: str) -> Path:
@@ -119,7 +152,8 @@ def make_demo_data(recipe: Recipe) -> None:
 
 def readable(plan: Plan, out: Path) -> str:
     """The plan for people."""
-    head = f"plan: {plan.recipe} on {plan.world} process(es), run folder {out}"
+    machines = f" ({plan.nodes} nodes x {plan.nproc})" if plan.nodes > 1 else ""
+    head = f"plan: {plan.recipe} on {plan.world} process(es){machines}, run folder {out}"
     columns = f"  {'stage':<14}{'trained/all parameters':>28}{'steps':>9}{'tokens':>15}  layout"
     rows = [head, columns]
     for s in plan.stages:

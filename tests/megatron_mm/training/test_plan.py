@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
     loaded = load_recipe(str(recipe))
     plan = make_plan(loaded, nproc=4)
     language, sft = plan.stages
+    assert (plan.world, plan.nodes, plan.nproc) == (4, 1, 4)
     counts = loaded.section("model").parameter_counts()
     assert language.parameters == sft.parameters == counts["total"]
     assert language.trained_parameters == counts["decoder"]
@@ -200,7 +203,12 @@ def test_missing_demo_data_is_made_first_and_that_is_said(
 
 
 def test_only_one_trains_in_a_folder(run: RunFolder) -> None:
-    with exclusive(run.path("lock")), pytest.raises(MegaVLMError, match="is at work"), exclusive(run.path("lock")):
+    language, sft = ([run.path("stages", name, "lock")] for name in ("language", "sft"))
+    with exclusive(language), pytest.raises(MegaVLMError, match="is at work on stage 'language'"), exclusive(language):
         pass
-    with exclusive(run.path("lock")):  # given back
+    with exclusive([*language, *sft]):  # given back
+        with pytest.raises(MegaVLMError, match="stage 'sft'") as raised, exclusive(sft):
+            pass
+        assert f"process {os.getpid()} on {socket.gethostname()}" in str(raised.value)
+    with exclusive(language), exclusive(sft):  # stages side by side
         pass

@@ -1,0 +1,120 @@
+"""What can be wrong with a stage before it starts, or with where it is to be written. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from megavlm.platform.demo.places import MARK
+from megavlm.platform.errors import ConfigError
+from megavlm.platform.storage import exists
+
+from ..backend.guards import check_stage, require_precision
+from ..config import ModelConfig, Stage, Stages
+from ..data.build import StageData
+from ..data.sets import set_folder, sets_of
+
+
+def check_world(name: str, stage: Stage, nodes: int, nproc: int) -> None:
+    """Raises ConfigError when the processes cannot hold whole copies of the model."""
+    parallel, world = stage.parallel, nodes * nproc
+    if world % parallel.split == 0:
+        return
+    machines = f" ({nodes} nodes x {nproc})" if nodes > 1 else ""
+    each = parallel.split // math.gcd(parallel.split, nodes)
+    raise ConfigError(
+        f"{world} processes{machines} do not divide by tp {parallel.tp} x pp {parallel.pp} = {parallel.split}",
+        where=f"stages.{name}.parallel",
+        fix=f"use --nproc {max(nproc // each, 1) * each}, or another layout",
+    )
+
+
+def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhere: bool = False) -> None:
+    """What the backend asks of a stage, and all that must divide something else; raises ConfigError with a fix."""
+    where, mixture = f"stages.{name}", stage.mixture
+    check_stage(model, stage, where, elsewhere)
+    for what, size, by, divisor in _divisions(stage, world // stage.parallel.split):
+        if size % divisor:
+            raise ConfigError(
+                f"{what} {size} does not divide by {by} {divisor}", where=where, fix=_nearest_divisor(size, by, divisor)
+            )
+    longest = getattr(model.decoder, "max_positions", mixture.sequence_length)
+    if mixture.sequence_length > longest:
+        raise ConfigError(
+            f"sequence_length {mixture.sequence_length} is more than the decoder's max_positions {longest}",
+            where=f"{where}.mixture.sequence_length",
+            fix=f"set {where}.mixture.sequence_length={longest}",
+        )
+
+
+def _divisions(stage: Stage, dp: int) -> Iterator[tuple[str, int, str, int]]:
+    """(what, size, by what, divisor) of everything else that a layout cuts into equal parts."""
+    yield "mixture.packs_per_batch", stage.mixture.packs_per_batch, "the data-parallel size", dp
+    if stage.parallel.sequence_parallel:
+        yield "mixture.sequence_length", stage.mixture.sequence_length, "parallel.tp", stage.parallel.tp
+
+
+def _nearest_divisor(size: int, by: str, divisor: int) -> str:
+    smaller = max(k for k in range(1, divisor) if size % k == 0)
+    return f"{by} {smaller} would do" if "." not in by else f"set {by}={smaller}"
+
+
+def check_vocabulary(spec: StageData) -> None:
+    """Raises ConfigError when the tokenizer has ids that the decoder has no row for."""
+    tokens, rows = spec.tokenizer().vocab_size, getattr(spec.model.decoder, "vocab", None)
+    if rows is not None and tokens > rows:
+        raise ConfigError(
+            f"the tokenizer '{spec.data.tokenizer}' has {tokens} tokens and the decoder {rows} rows for them",
+            where="model.decoder.vocab",
+            fix=f"set model.decoder.vocab={tokens} or more",
+        )
+
+
+def check_gate(name: str, stages: Stages) -> None:
+    """Raises ConfigError when a gate compares predictions that are not made, or a blind control repeats none."""
+    gate = stages[name].gate
+    for suite in stages[name].blind:
+        if suite not in stages[name].evaluate:
+            fix = f"set stages.{name}.evaluate.{suite}=SET"
+            raise ConfigError(f"suite '{suite}' is blind and not evaluated", where=f"stages.{name}.blind", fix=fix)
+    for side in [name, gate.baseline] if gate else []:
+        if gate and gate.suite not in stages[side].evaluate:
+            raise ConfigError(
+                f"the gate of stage '{name}' compares suite '{gate.suite}', which stage '{side}' does not evaluate",
+                where=f"stages.{side}.evaluate",
+                fix=f"set stages.{side}.evaluate.{gate.suite}=SET",
+            )
+
+
+def check_sets(spec: StageData) -> list[str]:
+    """Raises ConfigError for a set that is not there; returns notes on those that will be made."""
+    notes = []
+    for name in [*sets_of(spec.stage), *spec.stage.evaluate.values()]:
+        folder = set_folder(spec.data, name)
+        if exists(folder):
+            continue
+        if MARK not in spec.data.sets[name]:
+            raise ConfigError(
+                f"data set '{name}' is not at {folder}", where=f"data.sets.{name}", fix=f"set data.sets.{name}=FOLDER"
+            )
+        notes.append(f"data set '{name}' is the demo's: it will be made at {folder}")
+    return notes
+
+
+def missing_here(stage: Stage) -> list[str]:
+    """Notes on what the stage needs where it will run, and this machine has not."""
+    try:
+        require_precision(stage.precision)
+    except ConfigError as error:
+        return [f"here, {error.what}; it has to be where this runs"]
+    return []
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ConfigError unless `folder`, or the first folder above it that is there, can be written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is no folder" if not there.is_dir() else "cannot be written to"
+        raise ConfigError(f"{there} {why}", where=f"run folder {folder}", fix="give another one with --out")

@@ -1,0 +1,63 @@
+"""How far a training is, for whoever started it: metrics.jsonl followed, and a progress display. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from megavlm.platform.progress import Progress, progress
+
+from ..config import Stages
+
+
+class Follower:
+    """The lines that are added to a JSON-lines file from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Whole new lines since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._at += len(whole) + len(newline)
+        for line in whole.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # torn by an earlier crash
+                continue
+
+
+class Shown:
+    """One progress display a stage, driven by the steps in metrics.jsonl."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._stage: str | None = None
+        self._step = 0
+        self._bar: Progress[Any] | None = None
+
+    def update(self, line: dict[str, Any]) -> None:
+        """Take one line of metrics.jsonl."""
+        if line["stage"] != self._stage:
+            self.stop()
+            self._stage, self._step = line["stage"], 0
+            self._bar = progress(total=self._stages[line["stage"]].steps, label=f"train {line['stage']}", unit="step")
+            self._bar.__enter__()
+        if self._bar and line["step"] > self._step:
+            self._bar.advance(line["step"] - self._step)
+            self._step = line["step"]
+        if self._stage and self._step == self._stages[self._stage].steps:
+            self.stop()  # the stage's evaluation is no step
+
+    def stop(self) -> None:
+        """The display of the stage at hand is over."""
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
