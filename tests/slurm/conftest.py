@@ -15,7 +15,6 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the package beside this file, which is not installed
 
-from throwaway.accounting import Accounting
 from throwaway.cluster import Cluster
 from throwaway.containers import can_build
 
@@ -105,11 +104,10 @@ def pyxis_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def accounting_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One with slurmdbd and MariaDB, made from a data folder that all workers of this run of the tests share."""
+def accounting_session() -> Iterator[Cluster]:
+    """One with slurmdbd and MariaDB."""
     need(("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db"))
-    shared = tmp_path_factory.getbasetemp()
-    yield from started(accounting=Accounting(shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared))
+    yield from started(accounting=True)
 
 
 @pytest.fixture

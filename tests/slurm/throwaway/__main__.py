@@ -8,7 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from throwaway.accounting import Accounting  # the folder above is not installed
 from throwaway.cluster import Cluster, remove
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     folder = options.dir.resolve()
     if options.what == "up":
         cluster = Cluster(folder, options.nodes)
-        cluster.up(Accounting() if options.accounting else None, options.containers, guarded=False)
+        cluster.up(options.accounting, options.containers, guarded=False)
         print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
         return
     if options.what == "guard":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from .accounting import Accounting
@@ -14,7 +16,7 @@ from .configuration import write_configuration
 from .containers import write_plug_in
 from .daemons import Daemons, free_ports, listens, wait_for
 from .network import Network
-from .nodes import NamespacedNodes, Nodes, SharedNodes
+from .nodes import NamespacedNodes, Nodes, SharedNodes, kill_jobs
 
 GUARD = Path(__file__).with_name("__main__.py")
 
@@ -34,7 +36,7 @@ class Cluster(Client):
         self._daemons, self._guard = Daemons(folder), None
         self._gone: set[str] = set()
 
-    def up(self, accounting: Accounting | None = None, containers: bool = False, guarded: bool = True) -> None:
+    def up(self, accounting: bool = False, containers: bool = False, guarded: bool = True) -> None:
         """Return when every node is idle; raises RuntimeError with the ends of all logs when that does not come.
 
         `accounting` adds slurmdbd, `containers` the options of a container plug-in. `guarded`: it goes down with this
@@ -47,7 +49,7 @@ class Cluster(Client):
             self.down()
             raise RuntimeError(told) from error
 
-    def _up(self, accounting: Accounting | None, containers: bool, guarded: bool) -> None:
+    def _up(self, accounting: bool, containers: bool, guarded: bool) -> None:
         self.shared.mkdir(parents=True, exist_ok=True)
         if guarded:
             words = [sys.executable, str(GUARD), "guard", "--dir", str(self.folder)]
@@ -59,12 +61,11 @@ class Cluster(Client):
         self._nodes, self._address, self._port = self._make_nodes()
         if containers:
             write_plug_in(self.folder)
-        further = ""
-        if accounting is not None:
-            further = accounting.up(self.folder, self._daemons, self._address)
+        books = Accounting(self.folder, self._address, self._daemons) if accounting else None
+        further = books.settings() if books else ""
         write_configuration(self.folder, self._address, self._port, self._nodes.places(), further)
-        if accounting is not None:
-            accounting.register(self)
+        if books:
+            books.start(self.environment)
         self.start_controller()
         self._nodes.start(self.nodes, self.environment)
         self.wait_idle()
@@ -107,7 +108,13 @@ class Cluster(Client):
         self._gone.discard(name)
 
     def kill_controller(self) -> None:
-        """kill -9 slurmctld; jobs run on."""
+        """kill -9 slurmctld, once its files hold what it knows; jobs run on.
+
+        It writes them up to five seconds late, and starts a job again whose start it forgot.
+        """
+        path, now = self.folder / "state" / "job_state", time.time()
+        with contextlib.suppress(TimeoutError):  # then there was nothing new to write
+            wait_for(lambda: path.exists() and path.stat().st_mtime > now, 5.5, "slurmctld's state")
         self._daemons.kill("slurmctld")
 
     def start_controller(self) -> None:
@@ -117,7 +124,11 @@ class Cluster(Client):
 
     def exec(self, name: str, *words: str, seconds: float = 60) -> str:
         """Standard output of a command run inside a node; raises CalledProcessError."""
-        return self.run(*self._nodes.command(name, words), seconds=seconds)
+        return self.run(*self.inside(name, *words), seconds=seconds)
+
+    def inside(self, name: str, *words: str) -> list[str]:
+        """The words that run `words` inside a node, for who wants to start them and not wait."""
+        return self._nodes.command(name, words)
 
     def throttle(self, name: str, mbit: float) -> None:
         """Let through no more than `mbit` Mbit/s, in each direction. Where not root: NotImplementedError."""
@@ -143,6 +154,7 @@ class Cluster(Client):
 def remove(folder: Path) -> None:
     """Take down the cluster in `folder`, whoever started it; what is gone already is no error."""
     Daemons(folder).kill_all()
+    kill_jobs(folder)
     Network.remove(folder)
     if (folder / "small").is_mount():
         subprocess.run(["umount", folder / "small"], check=True)

@@ -28,7 +28,7 @@ enum { COUNT = sizeof options / sizeof options[0] };
 static int remember(int which, const char *argument, int remote)
 {
     free(options[which].given);
-    options[which].given = strdup(argument ? argument : "1");
+    options[which].given = strdup(argument && *argument ? argument : "1");
     return ESPANK_SUCCESS;
 }
 

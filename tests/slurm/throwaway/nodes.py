@@ -109,9 +109,10 @@ class SharedNodes:
         return [NodePlace(name, "127.0.0.1", socket.gethostname(), port) for name, port in self._ports.items()]
 
     def start(self, names: Sequence[str], environment: Mapping[str, str]) -> None:
-        """One daemon per node."""
+        """One daemon per node; its name in the environment marks what it starts, as Slurm does with jobs."""
         for name in names:
-            self._daemons.start(name, "slurmd", "-D", "-N", name, environment=environment)
+            mark = {"SLURMD_NODENAME": name}
+            self._daemons.start(name, "slurmd", "-D", "-N", name, environment={**environment, **mark})
 
     def kill(self, name: str, silent: bool) -> None:
         """The daemon, and whatever of its jobs runs: that belongs to no process group or session of the daemon's."""
@@ -127,13 +128,14 @@ class SharedNodes:
         raise NotImplementedError("only nodes in namespaces of their own can be throttled: run the tests as root")
 
 
-def kill_jobs(folder: Path, node: str = "") -> None:
-    """kill -9 the jobs that the nodes of the cluster in `folder`, or only `node`, have left on this machine."""
-    marks = {f"SLURM_CONF={folder}/slurm.conf", f"SLURMD_NODENAME={node}"}
-    for path in Path("/proc").glob("[0-9]*/environ"):
+def kill_jobs(folder: Path, node: str | None = None) -> None:
+    """kill -9 what the nodes of the cluster in `folder`, or only `node`, started on this machine, the oldest first."""
+    for pid in sorted(int(path.name) for path in Path("/proc").glob("[0-9]*")):
         try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
+            text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
         except OSError:  # it is gone, or somebody else's
             continue
-        if all(any(word == mark or (not node and word.startswith(mark)) for word in words) for mark in marks):
-            os.kill(int(path.parent.name), signal.SIGKILL)
+        words = dict(word.partition("=")[::2] for word in text.split("\0"))
+        ours = words.get("SLURM_CONF") == f"{folder}/slurm.conf" and "SLURMD_NODENAME" in words
+        if ours and node in {None, words["SLURMD_NODENAME"]}:
+            os.kill(pid, signal.SIGKILL)
