@@ -17,12 +17,15 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+from torch.distributed.checkpoint.api import CheckpointException
 
+from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.storage import write_atomic
 
+from ..checkpoints.durable import flush, refusal
 from ..checkpoints.listing import COMPLETE, checkpoint_path
-from ..checkpoints.safe_load import load_state
+from ..checkpoints.safe_load import INDEX, load_state
 from .step import unwrap
 
 # The default, "fully_sharded_model_space", fails on load; this one also lets tp and pp change.
@@ -30,21 +33,51 @@ SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronOptimizer) -> Path:
-    """Write a checkpoint and take the stage's older ones away; every rank calls it."""
+    """Write a checkpoint and take the stage's older ones away; every rank calls it.
+
+    The older ones go when the new one is on disk, and not before. Raises MegaVLMError with the file system's own words
+    when that takes no more; what was written of the new one is taken away then, and the older ones stay.
+    """
     folder = checkpoint_path(run, stage, step)
+    try:
+        _write(run, folder, {"stage": stage, "step": step, "layout": layout()}, model, optimizer)
+    except (
+        Exception,
+        CheckpointException,
+    ) as error:  # torch's is no Exception, and would pass by all who report errors
+        said = error if isinstance(error, OSError) else refusal(folder.parent)
+        if isinstance(error, CheckpointException):
+            dist.barrier()  # raised on every rank: each asks before the space is free again
+        if dist.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        why = said.strerror if said else str(error).strip().rpartition("\n")[2]
+        raise MegaVLMError(
+            f"the checkpoint after step {step} could not be written: {why}",
+            where=str(folder),
+            fix="make room, or raise the quota; the same command goes on from the checkpoint before" if said else None,
+        ) from error
+    if dist.get_rank() == 0:
+        prune(run, stage, keep=folder)
+    dist.barrier()
+    return folder
+
+
+def _write(run: RunFolder, folder: Path, marker: dict[str, Any], model: Any, optimizer: MegatronOptimizer) -> None:
+    """Everything, then that it is complete. megatron-core flushes the tensors, and little else."""
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed save left
         (folder / "rng").mkdir(parents=True)
     dist.barrier()
     dist_checkpointing.save(_state(model, optimizer, is_loading=False), str(folder))
     torch.save(_random_state(), _rng_path(folder))
+    flush([_rng_path(folder)])
     dist.barrier()
     if dist.get_rank() == 0:
-        marker = {"stage": stage, "step": step, "layout": layout()}
+        names = [folder / "rng", folder, *folder.parents[:2]]  # up to checkpoints/
+        small = [folder / name for name in ("common.pt", "metadata.json", INDEX)]
+        flush([*small, *names, run.path("metrics.jsonl")])
         write_atomic(folder / COMPLETE, json.dumps(marker).encode())
-        prune(run, stage, keep=folder)
-    dist.barrier()
-    return folder
+        flush([folder])
 
 
 def prune(run: RunFolder, stage: str, keep: Path) -> None:

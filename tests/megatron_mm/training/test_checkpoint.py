@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from megavlm.megatron_mm.config import Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training.step import make_optimizer, train_step, unwrap, wrap
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import InputError, MegaVLMError
 from megavlm.platform.runs import RunFolder
 
 
@@ -82,6 +83,46 @@ def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None
     assert [folder.name for folder in run.path("checkpoints", "s").iterdir()] == ["step-000003"]
     model, optimizer, _ = trained(steps=0, seed=9)
     assert checkpoint.load(half, model, optimizer) == 3
+
+
+@pytest.mark.parametrize("limit", [4_000, 20_000, 100_000])  # bytes of a file: different writers fail
+def test_a_save_without_room_says_so_and_leaves_the_one_before_it(trained, run: RunFolder, limit: int) -> None:
+    model, optimizer, step = trained()
+    first = checkpoint.save(run, "s", 2, model, optimizer)
+    expected = step(2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(MegaVLMError, match="after step 3 could not be written: File too large"):
+            checkpoint.save(run, "s", 3, model, optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*run.path("checkpoints", "s").iterdir()] == [first] == [latest(run, "s")]
+    model, optimizer, step = trained(steps=0, seed=9)
+    checkpoint.load(first, model, optimizer)
+    assert step(2) == expected
+
+
+def test_nothing_is_taken_away_before_the_new_one_is_on_disk(
+    trained, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of a checkpoint, and every list of names above it, is flushed before the marker and the prune."""
+    model, optimizer, _ = trained()
+    run.append_metrics({"stage": "s", "step": 1})
+    first = checkpoint.save(run, "s", 2, model, optimizer)
+    flushed, real = list[str](), os.fsync
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        assert (first / COMPLETE).exists()
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = checkpoint.save(run, "s", 3, model, optimizer)
+    assert not first.exists()
+    written_here = {path for path in folder.rglob("*") if path.suffix != ".distcp" and path.name != COMPLETE}
+    assert {str(path) for path in [*written_here, folder, folder.parent, run.path("metrics.jsonl")]} <= set(flushed)
+    assert flushed[-1] == str(folder)  # after the marker was renamed
 
 
 class Payload:
