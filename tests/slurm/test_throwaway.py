@@ -178,7 +178,9 @@ def test_nothing_stays_when_the_tests_are_killed(tmp_path):
     assert len(daemons) >= 6
     tests.kill()
     tests.wait()
-    wait_for(lambda: not folder.exists() and not any(Path(f"/proc/{pid}/root").exists() for pid in daemons), 20, "the end")
+    wait_for(
+        lambda: not folder.exists() and not any(Path(f"/proc/{pid}/root").exists() for pid in daemons), 20, "the end"
+    )
 
 
 def test_a_person_gets_a_cluster_from_the_shell_and_can_take_it_down(tmp_path):
@@ -187,7 +189,9 @@ def test_a_person_gets_a_cluster_from_the_shell_and_can_take_it_down(tmp_path):
     up = subprocess.run([*command, "up", "--nodes", "2", "--dir", folder], capture_output=True, text=True, timeout=60)
     try:
         assert up.stdout == f"export SLURM_CONF={folder}/slurm.conf\n"
-        nodes = subprocess.run(["bash", "-c", f"{up.stdout} srun -N2 true && sinfo -hN"], capture_output=True, text=True)
+        nodes = subprocess.run(
+            ["bash", "-c", f"{up.stdout} srun -N2 true && sinfo -hN"], capture_output=True, text=True
+        )
         assert {line.split()[0] for line in nodes.stdout.splitlines()} == {"n1", "n2"}
     finally:
         subprocess.run([*command, "down", "--dir", folder], check=True, timeout=60)

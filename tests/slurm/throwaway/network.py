@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ class Network:
 
     @classmethod
     def make(cls, folder: Path) -> Network:
-        """The first network that nobody has. Making the bridge is what takes the number, so two cannot share one."""
-        for octet in sorted(set(range(20, 220)) - _taken()):
+        """One that nobody has. Making the bridge is what takes the number, so two clusters cannot share one."""
+        free = sorted(set(range(20, 220)) - _taken())
+        for octet in random.SystemRandom().sample(free, len(free)):
             network = cls(octet)
             if subprocess.run(["ip", "link", "add", network.bridge, "type", "bridge"], capture_output=True).returncode:
                 continue
@@ -32,11 +34,18 @@ class Network:
 
     @staticmethod
     def remove(folder: Path) -> None:
-        """Take the bridge away that `make` wrote down, if it is there."""
+        """Take away the bridge that `make` wrote down, if it is there, and its cables before it.
+
+        The kernel clears a dead node's end of a cable away later, when another cluster may have the same names.
+        """
         noted = folder / "bridge"
-        if noted.exists():
-            subprocess.run(["ip", "link", "del", noted.read_text()], capture_output=True)
-            noted.unlink()
+        if not noted.exists():
+            return
+        words = ["ip", "-json", "link", "show", "master", noted.read_text()]
+        told = subprocess.run(words, capture_output=True, text=True).stdout
+        for link in (*(link["ifname"] for link in json.loads(told or "[]")), noted.read_text()):
+            subprocess.run(["ip", "link", "del", link], capture_output=True)
+        noted.unlink()
 
     def address(self, node: str) -> str:
         """n3 -> 10.OCTET.77.3."""
