@@ -7,6 +7,8 @@ from typing import Any
 
 from megavlm.platform.runs import Attempt, RunFolder
 
+from .supervisor.policy import Verdict
+
 Event = Mapping[str, Any]
 
 
@@ -18,6 +20,7 @@ def attempts(run: RunFolder) -> list[dict[str, Any]]:
 def describe(attempt: Attempt) -> dict[str, Any]:
     """One attempt: its job and nodes, when it was launched, its end, what was judged, first error and hang."""
     events = attempt.events()
+    own = [event for event in events if event.get("verdict") != Verdict.LOST]  # which a later job wrote
     launched, judged, ended = (_last(events, kind) for kind in ("launched", "judged", "ended"))
     return {
         "attempt": attempt.number,
@@ -27,7 +30,7 @@ def describe(attempt: Attempt) -> dict[str, Any]:
         "nodes": launched.get("nodes", []),
         "spares": launched.get("spares", []),
         "began": events[0]["time"] if events else None,
-        "seconds": round(events[-1]["time"] - events[0]["time"], 1) if events else None,
+        "seconds": round(own[-1]["time"] - own[0]["time"], 1) if own else None,
         "exit_code": ended.get("exit_code"),
         "error": ended.get("error"),
         "asked": _last(events, "asked").get("why"),

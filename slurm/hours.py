@@ -11,6 +11,8 @@ from typing import Any
 from megavlm.platform.runs import Attempt, RunFolder
 from megavlm.platform.runs.state import SILENT_SECONDS
 
+from .supervisor.policy import Verdict
+
 KINDS = ("productive", "start_up", "saving", "lost")
 WELL = {0, 3, 5}  # exit codes of work that was done, whatever a gate said of it
 SAVED = 4
@@ -125,12 +127,17 @@ def _tail(events: Sequence[Record], stepped: bool, goes_on: bool) -> str:
 
 
 def _end(attempt: Attempt, events: Sequence[Record], lines: Sequence[Record], now: float) -> tuple[float, bool]:
-    """When the attempt was over: its last word or sign of life; or `now`, and True, while it gives signs."""
-    last: float = max(record["time"] for record in [*events, *lines])
-    if any(event["kind"] in {"judged", "ended"} for event in events):
+    """When the attempt was over: its last word or sign of life; or `now`, and True, while it gives signs.
+
+    One that lost its supervisor is judged by the next job, when its nodes have long been given back.
+    """
+    own = [event for event in events if event.get("verdict") != Verdict.LOST]
+    last: float = max((record["time"] for record in [*own, *lines]), default=events[0]["time"])
+    if any(event["kind"] in {"judged", "ended"} for event in own):
         return last, False
     last = max([last, *(beat["time"] for beat in attempt.heartbeats())])
-    return (max(last, now), True) if now - last < SILENT_SECONDS else (last, False)
+    goes_on = len(own) == len(events) and now - last < SILENT_SECONDS
+    return (max(last, now), True) if goes_on else (last, False)
 
 
 def _devices(attempt: Attempt, events: Sequence[Record]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from megavlm.platform.errors import MissingPackage
 
 from .commands import SlurmError, attempt
 
-SECONDS = 6.0  # a person waits for the answer; squeue itself would go on trying for longer
+SECONDS = 5.0  # a person waits for the answer; squeue itself would go on trying for longer
 MOST_NAMED = 1000  # job ids on one command line; for more, all jobs are asked for and the others left out here
 SQUEUE = "%i|%T|%S|%N|%r"
 SACCT = "JobID,State,Start,NodeList,Reason"

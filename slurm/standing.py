@@ -8,6 +8,7 @@ from typing import Any
 from .chains import Chain, unreachable
 from .queue import UNKNOWN, JobState
 from .reasons import explain
+from .supervisor.policy import Verdict
 
 STOP = "stop"  # the action of a judgement after which nothing is tried again
 REQUEUE = "megavlm requeue {run}"
@@ -43,7 +44,8 @@ def overall(facts: dict[str, Any], last: dict[str, Any] | None, chains: Sequence
 def _over(told: str, last: dict[str, Any] | None, states: Sequence[JobState]) -> str:
     """No job of the run lives."""
     names = {state.state for state in states}
-    if told in {"queued", "stopped"} and names == {"COMPLETED"}:
+    done = names == {"COMPLETED"} or (len(states) == 1 and last is not None and last["verdict"] == Verdict.FINISHED)
+    if told in {"queued", "stopped"} and done:
         return "finished"
     if told == "queued":
         return "lost" if UNKNOWN in names else "cancelled" if names <= {"CANCELLED", "COMPLETED"} else "failed"

@@ -81,7 +81,7 @@ def run_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  first    rank {first['rank']} on {first['node'] or 'an unknown node'}: {first['what']}"
         yield from (f"           {part}: {first[part]}" for part in ("where", "fix") if first[part])
     if (hang := facts["hang"]) and facts["state"] != "finished":
-        yield f"  hang     at step {hang['step']}, suspected: {_list(hang['suspects'])}; stacks in {hang['stacks']}"
+        yield f"  hang     at step {hang['step']}, suspected: {_suspects(hang['suspects'])}; stacks in {hang['stacks']}"
     yield from (_job_line(job) for job in facts["jobs"])
     yield from (_attempt_line(each) for each in facts["history"] if each["job_id"] is not None)
     if facts["hours"]["total"]:
@@ -147,6 +147,10 @@ def table_lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _list(names: Sequence[Any] | None) -> str:
     return ", ".join(str(name) for name in names or []) or "nobody"
+
+
+def _suspects(told: Sequence[dict[str, Any]] | None) -> str:
+    return _list([f"rank {one['rank']} on {one['node'] or 'an unknown node'} ({one['why']})" for one in told or []])
 
 
 def _number(value: Any) -> str:

@@ -82,6 +82,12 @@ def test_one_that_goes_on_counts_up_to_now_and_one_that_is_dead_does_not(run):
     assert told(split(run, now=9000)[1]) == [10, 90, 0, 0]
 
 
+def test_the_wait_for_the_next_job_is_not_held_against_the_attempt_that_it_judges(run):
+    judged = {"time": 90_000, "kind": "judged", "verdict": "lost", "action": "leave"}
+    write(run, 1, [launched(0), judged], [step(1, 40, 10)])
+    assert told(split(run, now=90_010)[1]) == [10, 30, 0, 0]
+
+
 def test_a_run_without_attempts_or_with_lines_of_old_has_no_hours(run):
     assert hours(run)["total"] == 0
     run.append_metrics({"stage": "sft", "step": 1, "seconds": 3.0})
