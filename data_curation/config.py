@@ -12,6 +12,7 @@ from pydantic import NonNegativeInt, PositiveInt, RootModel, SerializeAsAny, fie
 
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.executor import EXECUTORS, Executor, make
 
 from .stages import STAGES
 from .stages.base import Stage
@@ -30,6 +31,12 @@ class ExecutorChoice(Config):
     name: str = "local"
     workers: NonNegativeInt = 2
     tasks_per_command: PositiveInt = 16  # shards one worker process takes, so that a model is loaded once for many
+    cluster: str | None = None  # a cluster profile's name or file, for the executors that run on one
+
+    def make(self) -> Executor:
+        """The executor; raises ConfigError for an unknown name or cluster, before anything has run."""
+        options = {} if self.cluster is None else {"cluster": self.cluster}
+        return make(EXECUTORS, self.name, "curation.executor", **options)
 
 
 class CurationStages(RootModel[dict[str, SerializeAsAny[Stage]]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from .run import CurationRun
@@ -17,18 +18,22 @@ def stage_fingerprints(run: CurationRun) -> dict[str, str]:
     out, before = {}, _hash({"seed": run.seed})
     for stage in run.config.stages:
         options = stage.model_dump(mode="json")
-        shards = None if stage.per_shard else [[shard.name, shard.size] for shard in run.shards]
+        shards = None if stage.per_shard else run.plan.digest
         parts = {"before": before, "name": stage.name, "version": stage.version, "options": options, "shards": shards}
         out[stage.name] = before = _hash(parts)
     return out
 
 
-def task_fingerprint(run: CurationRun, stage: str, task: int, stage_hash: str) -> str:
-    """A per-shard task depends on its own shard only, so a changed shard redoes nothing else."""
-    if not run.config.stages[stage].per_shard:
-        return _hash({"stage": stage_hash, "task": task})
-    shard = run.shards[task]
-    return _hash({"stage": stage_hash, "shard": [shard.name, shard.url, shard.size]})
+def task_fingerprints(
+    run: CurationRun, stage: str, tasks: Iterable[int], stage_hash: str | None = None
+) -> dict[int, str]:
+    """Task -> the fingerprint with which it counts as done, in the order given.
+
+    A per-shard task depends on its own shard only, so a changed shard redoes nothing else.
+    """
+    stage_hash = stage_hash or stage_fingerprints(run)[stage]
+    own = run.plan.prints if run.config.stages[stage].per_shard else None
+    return {task: f"{stage_hash}-{own[task] if own else task}" for task in tasks}
 
 
 def _hash(value: Any) -> str:

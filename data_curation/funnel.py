@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from megavlm.platform.storage import write_atomic
 
-from .fingerprint import stage_fingerprints, task_fingerprint
+from .fingerprint import stage_fingerprints, task_fingerprints
 from .run import CurationRun
 
 REJECTED = pa.schema(
@@ -23,39 +23,60 @@ REJECTED = pa.schema(
 
 
 def funnel(run: CurationRun) -> list[dict[str, Any]]:
-    """Per stage: {"stage", "done", "in", "kept", "dropped": {reason: n}, "seconds"}, from valid markers only."""
+    """Per stage: {"stage", "done", "in", "kept", "dropped": {reason: n}, "seconds"}, from valid entries only."""
     hashes = stage_fingerprints(run)
-    return [_line(run, stage.name, hashes[stage.name]) for stage in run.config.stages]
+    return [_counts(run, stage.name, hashes[stage.name]) for stage in run.config.stages]
 
 
-def _line(run: CurationRun, stage: str, stage_hash: str) -> dict[str, Any]:
-    entries = valid_entries(run, stage, stage_hash)
-    dropped: Counter[str] = sum((Counter(entry["dropped"]) for entry in entries), Counter())
+def settle(run: CurationRun, stage: str) -> None:
+    """Merge what the workers of a stage wrote, and keep its counts; only the driver does this."""
+    stage_hash = stage_fingerprints(run)[stage]
+    run.ledger.compact(stage)
+    if run.ledger.summary(stage, _valid_for(run, stage_hash)) is None:
+        run.ledger.summarise(stage, _valid_for(run, stage_hash), _count(run, stage, stage_hash))
+
+
+def _valid_for(run: CurationRun, stage_hash: str) -> dict[str, str]:
+    """What a stage's counts depend on beside its ledger."""
+    return {"stage": stage_hash, "shards": run.plan.digest}
+
+
+def _counts(run: CurationRun, stage: str, stage_hash: str) -> dict[str, Any]:
+    return run.ledger.summary(stage, _valid_for(run, stage_hash)) or _count(run, stage, stage_hash)
+
+
+def _count(run: CurationRun, stage: str, stage_hash: str) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for entry in valid_entries(run, stage, stage_hash):
+        totals["done"] += 1
+        for fact in ("received", "kept", "seconds"):
+            totals[fact] += entry[fact]
+        for reason, count in entry["dropped"].items():
+            dropped[reason] += count
     return {
         "stage": stage,
-        "done": len(entries),
-        "in": sum(entry["received"] for entry in entries),
-        "kept": sum(entry["kept"] for entry in entries),
+        "done": totals["done"],
+        "in": totals["received"],
+        "kept": totals["kept"],
         "dropped": dict(sorted(dropped.items())),
-        "seconds": round(sum(entry["seconds"] for entry in entries), 2),
+        "seconds": round(float(totals["seconds"]), 2),
     }
 
 
-def valid_entries(run: CurationRun, stage: str, stage_hash: str | None = None) -> list[dict[str, Any]]:
-    """Markers that belong to the present configuration and shards; those of an earlier one are passed over."""
-    stage_hash = stage_hash or stage_fingerprints(run)[stage]
-    per_shard = run.config.stages[stage].per_shard
-    found = []
-    for task, entry in run.ledger.entries(stage):
-        known = task < len(run.shards) or not per_shard
-        if known and entry.get("fingerprint") == task_fingerprint(run, stage, task, stage_hash):
-            found.append(entry)
-    return found
+def valid_entries(run: CurationRun, stage: str, stage_hash: str) -> Iterator[dict[str, Any]]:
+    """What the ledger holds for the present configuration and shards, in the order of the tasks."""
+    state = run.ledger.state(stage)
+    shards = len(run.plan.names) if run.config.stages[stage].per_shard else None
+    known = sorted(task for task in state if shards is None or task < shards)  # there may have been more shards once
+    for task, fingerprint in task_fingerprints(run, stage, known, stage_hash).items():
+        if state[task].fingerprint == fingerprint:
+            yield state[task].entry()
 
 
 def notes(run: CurationRun, stage: str) -> dict[str, Any]:
     """What a stage's first task noted: the model and its weights, iterations run, pairs found."""
-    return next((entry["notes"] for entry in valid_entries(run, stage)), {})
+    return next((entry["notes"] for entry in valid_entries(run, stage, stage_fingerprints(run)[stage])), {})
 
 
 def write_funnel(run: CurationRun) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from megavlm.platform.storage import write_atomic
 
 from .config import CurationConfig
 from .ledger import Ledger
-from .source import Shard, find_shards, parse_shards, save_shards
+from .source import Plan, Shard, find_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +40,29 @@ class CurationRun:
 
     @property
     def ledger(self) -> Ledger:
-        """The markers of finished tasks."""
+        """Which tasks are done."""
         return Ledger(self.folder.path("ledger"))
 
-    def plan(self) -> None:
+    def make_plan(self) -> None:
         """List the raw shards and write the list down; task K of a per-shard stage is entry K from here on."""
         path = self.folder.path("ledger", "shards.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save_shards(find_shards(self.config.source.path)))
-        self.__dict__.pop("shards", None)
+        write_atomic(path, Plan.of(find_shards(self.config.source.path)).save())
+        for kept in ("plan", "shards"):
+            self.__dict__.pop(kept, None)
 
     @functools.cached_property
-    def shards(self) -> list[Shard]:
-        """The planned shards; raises InputError before `plan`."""
+    def plan(self) -> Plan:
+        """The planned shards in columns; raises InputError before `make_plan`."""
         path = self.folder.path("ledger", "shards.json")
         if not path.exists():
             raise InputError("this run has no list of shards yet", where=str(path), fix="megavlm curate run RECIPE")
-        return parse_shards(json.loads(path.read_text()))
+        return Plan.parse(path.read_bytes(), where=str(path))
+
+    @functools.cached_property
+    def shards(self) -> list[Shard]:
+        """The planned shards, one object each."""
+        return self.plan.shards()
 
     def sidecar_path(self, stage: str, shard: str) -> Path:
         """RUN/STAGE/SHARD.parquet"""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 
 from megavlm.platform.demo.places import MARK, expand
 from megavlm.platform.errors import InputError
@@ -60,11 +61,43 @@ def image_bytes(sample: Sample) -> bytes:
     return sample.fields[field]
 
 
-def save_shards(shards: list[Shard]) -> bytes:
-    """The plan as JSON bytes: task K of a per-shard stage is entry K."""
-    return json.dumps([dataclasses.asdict(shard) for shard in shards], indent=1).encode()
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_shards(entries: list[Mapping[str, str]]) -> list[Shard]:
-    """The inverse of save_shards, from parsed JSON."""
-    return [Shard(entry["name"], entry["url"], int(entry["size"])) for entry in entries]
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The list of a run's raw shards in columns, which are read quickly: task K of a per-shard stage is entry K.
+
+    `prints` tell a changed shard, `digest` a changed list.
+    """
+
+    names: Sequence[str]
+    urls: Sequence[str]
+    sizes: Sequence[int]  # bytes
+    prints: Sequence[str]
+    digest: str
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> Plan:
+        """The plan of these shards."""
+        prints = [_short_hash(json.dumps([shard.name, shard.url, shard.size])) for shard in shards]
+        names, urls = [shard.name for shard in shards], [shard.url for shard in shards]
+        return cls(names, urls, [shard.size for shard in shards], prints, _short_hash("".join(prints)))
+
+    def save(self) -> bytes:
+        """As JSON."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Plan:
+        """The inverse of `save`; raises InputError for the list of an earlier version of MegaVLM."""
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            fix = "`megavlm curate run` writes it anew and does every task again"
+            raise InputError("this list of shards was written by an earlier version", where=where, fix=fix)
+        return cls(**fields)
+
+    def shards(self) -> list[Shard]:
+        """The shards, in the order of their tasks."""
+        return [Shard(*row) for row in zip(self.names, self.urls, self.sizes, strict=True)]

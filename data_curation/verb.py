@@ -17,7 +17,7 @@ from megavlm.platform.runs import RunFolder, default_runs_root, find_run
 from .funnel import funnel
 from .run import CurationRun
 
-# What the same run folder may be curated with again: markers carry fingerprints, so only what changed is done anew.
+# What the same run folder may be curated with again: the ledger knows fingerprints, so only what changed is done anew.
 MAY_CHANGE = ("curation.stages.*", "curation.executor.*", "seed")
 
 
@@ -45,7 +45,7 @@ def run_main(argv: Sequence[str]) -> int:
 
 def worker_main(argv: Sequence[str]) -> int:
     """Do tasks of one stage; what executors start."""
-    from .pipeline import work
+    from .work import work
 
     p = parser("curate worker", epilog="example: megavlm curate worker runs/photos --stage embed --task 0-7")
     p.add_argument("run")

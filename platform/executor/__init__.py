@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from .protocol import Executor, Job, TaskResult, failures
+from .protocol import WORKER, Executor, Job, TaskResult, failures, make
 
-# Slurm arrays are the third executor; its line points into the slurm room once that exists.
 EXECUTORS = Registry(
     "executor",
     {
@@ -14,4 +13,4 @@ EXECUTORS = Registry(
     },
 )
 
-__all__ = ["EXECUTORS", "Executor", "Job", "TaskResult", "failures"]
+__all__ = ["EXECUTORS", "WORKER", "Executor", "Job", "TaskResult", "failures", "make"]

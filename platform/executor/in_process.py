@@ -6,11 +6,12 @@ import contextlib
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from ..cli import main
 from ..progress import progress
-from .protocol import Job, TaskResult
+from .protocol import Job, TaskResult, called
 
 INTERRUPTED = 130  # what the command line's shell returns for Ctrl-C
 
@@ -20,19 +21,30 @@ class InProcessExecutor:
 
     def run(self, job: Job, *, workers: int = 0) -> list[TaskResult]:
         """Run every task in order; `workers` has no effect here."""
-        results = []
-        for index, task in enumerate(progress(job.tasks, label=job.name, unit="task")):
-            log, started = job.log_path(index), time.monotonic()
-            with log.open("a") as out:
-                exit_code = _run_one(task, out)
-            if exit_code == INTERRUPTED:
-                raise KeyboardInterrupt
-            results.append(TaskResult(task, exit_code, time.monotonic() - started, log))
+        results: list[TaskResult] = []
+        with called("0"):
+            for index, task in enumerate(progress(job.tasks, label=job.name, unit="task")):
+                if job.stop():
+                    raise job.stopped(len(results))
+                log, started = job.log_path(index), time.monotonic()
+                exit_code = run_here(task, log)
+                results.append(TaskResult(task, exit_code, time.monotonic() - started, log))
         return results
 
 
-def _run_one(task: Sequence[str], out: TextIO) -> int:
-    """The exit code that the same command line would have had as a process of its own."""
+def run_here(task: Sequence[str], log: Path) -> int:
+    """Run a task in this process, what it writes going to the end of `log`: its exit code as a process of its own.
+
+    Raises KeyboardInterrupt.
+    """
+    with log.open("a") as out:
+        exit_code = _exit_code(task, out)
+    if exit_code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return exit_code
+
+
+def _exit_code(task: Sequence[str], out: TextIO) -> int:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
             return main(list(task))

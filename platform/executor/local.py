@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..processes import environment
 from ..progress import Progress, progress
-from .protocol import Job, TaskResult
+from .protocol import WORKER, Job, TaskResult
 
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 5.0
@@ -24,6 +24,7 @@ GRACE_SECONDS = 5.0
 @dataclasses.dataclass(frozen=True)
 class _Running:
     index: int
+    slot: int
     process: subprocess.Popen[bytes]
     started: float
     log: Path
@@ -42,8 +43,10 @@ class LocalExecutor:
             bar: Progress[object] = progress(total=len(job.tasks), label=job.name, unit="task")
             with bar:
                 while waiting or running:
-                    while waiting and len(running) < workers:
-                        running.append(_start(job, waiting.popleft(), workers))
+                    while waiting and len(running) < workers and not job.stop():
+                        running.append(_start(job, waiting.popleft(), _free_slot(running), workers))
+                    if waiting and not running:
+                        raise job.stopped(len(results))
                     done = [one for one in running if one.process.poll() is not None]
                     running = [one for one in running if one not in done]
                     results |= {one.index: _result(job, one) for one in done}
@@ -55,7 +58,12 @@ class LocalExecutor:
         return [results[index] for index in range(len(job.tasks))]
 
 
-def _start(job: Job, index: int, workers: int) -> _Running:
+def _free_slot(running: list[_Running]) -> int:
+    """The lowest number that no running process has: tasks that follow one another share a worker's name."""
+    return next(slot for slot in range(len(running) + 1) if slot not in {one.slot for one in running})
+
+
+def _start(job: Job, index: int, slot: int, workers: int) -> _Running:
     log = job.log_path(index)
     command = [sys.executable, "-m", "megavlm.platform.executor.child", str(os.getpid()), *job.tasks[index]]
     with log.open("ab") as out:
@@ -64,10 +72,10 @@ def _start(job: Job, index: int, workers: int) -> _Running:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(workers),
+            env=environment(workers) | {WORKER: str(slot)},
             start_new_session=True,  # its own group: ended whole, and no Ctrl-C of the terminal reaches it first
         )
-    return _Running(index, process, time.monotonic(), log)
+    return _Running(index, slot, process, time.monotonic(), log)
 
 
 def _result(job: Job, one: _Running) -> TaskResult:

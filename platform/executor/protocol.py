@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from ..errors import ConfigError
+from ..errors import ConfigError, SavedResumable
+from ..registry import Registry
+
+WORKER = "MEGAVLM_WORKER"  # names the worker that a task runs in; no two that live at once have the same name
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +27,14 @@ class Job:
     """Tasks that may run in any order and side by side.
 
     `tasks` are argument lists of `megavlm`, such as ["curate", "worker", "runs/a", "--stage", "embed", "--task", "3"];
-    `logs` is the folder that gets one log file per task. Raises ConfigError when `name` is no plain file name.
+    `logs` is the folder that gets one log file per task. `stop` is asked now and then: once it says yes, no further
+    task begins, and `run` raises SavedResumable. Raises ConfigError when `name` is no plain file name.
     """
 
     name: str
     tasks: Sequence[Sequence[str]]
     logs: Path
+    stop: Callable[[], bool] = never
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
@@ -31,6 +44,11 @@ class Job:
         """Where task `index` writes; the folder is made on the way."""
         self.logs.mkdir(parents=True, exist_ok=True)
         return self.logs / f"{self.name}-{index:05d}.log"
+
+    def stopped(self, done: int) -> SavedResumable:
+        """The error for who was asked to stop after `done` tasks."""
+        what = f"stopped in job '{self.name}' after {done} of {len(self.tasks)} tasks"
+        return SavedResumable(what, fix="the same command goes on from here")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +75,37 @@ class Executor(Protocol):
     """Runs jobs. A failing task stops no other one; what to make of it is the caller's to say."""
 
     def run(self, job: Job, *, workers: int) -> list[TaskResult]:
-        """Run every task, at most `workers` side by side; the results stand in the order of `job.tasks`."""
+        """Run every task, at most `workers` side by side; the results stand in the order of `job.tasks`.
+
+        A task finds in $MEGAVLM_WORKER who it runs on.
+        """
         ...
+
+
+def make(executors: Registry, name: str, where: str, **options: Any) -> Executor:
+    """The executor of that name. Raises ConfigError for options, keys below `where`, that it does not take or lacks."""
+    kind = executors.load(name)
+    takes = inspect.signature(kind).parameters
+    for option in options.keys() - takes.keys():
+        fix = "leave it out, or name another executor"
+        raise ConfigError(f"executor '{name}' takes no '{option}'", where=f"{where}.{option}", fix=fix)
+    for option, parameter in takes.items():
+        if parameter.default is parameter.empty and option not in options:
+            key = f"{where}.{option}"
+            raise ConfigError(f"executor '{name}' needs a '{option}'", where=key, fix=f"set {key}=...")
+    made: Executor = kind(**options)
+    return made
+
+
+@contextlib.contextmanager
+def called(worker: str) -> Iterator[None]:
+    """What runs here meanwhile finds this worker's name in its environment."""
+    before = os.environ.get(WORKER)
+    os.environ[WORKER] = worker
+    try:
+        yield
+    finally:
+        os.environ.pop(WORKER) if before is None else os.environ.update({WORKER: before})
 
 
 def failures(results: Sequence[TaskResult]) -> list[TaskResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from megavlm.data_curation.ledger import Ledger
 
 OWN = {"attempts", "ledger", "config.yaml", "provenance.json", "metrics.jsonl", "finished", "funnel.json"}
 SHARDS = 6
@@ -49,7 +52,18 @@ def kill_at(recipe: Path, run: Path, markers: int) -> int:
 
 
 def count(run: Path) -> int:
-    return sum(1 for _ in (run / "ledger").glob("*/*/*.json"))
+    """How many tasks the ledger holds as done."""
+    ledger = Ledger(run / "ledger")
+    stages = [folder.name for folder in (run / "ledger").glob("*/")]
+    return sum(line.fingerprint is not None for stage in stages for line in ledger.state(stage).values())
+
+
+def forget(run: Path, stage: str, task: int) -> None:
+    """Take a task's lines out of the ledger, as if its worker had died before it wrote them."""
+    (run / "ledger" / stage / "summary.json").unlink()
+    whole = run / "ledger" / stage / "all.jsonl"
+    lines = whole.read_bytes().splitlines(keepends=True)
+    whole.write_bytes(b"".join(line for line in lines if json.loads(line)["task"] != task))
 
 
 @pytest.fixture
@@ -85,10 +99,12 @@ def test_outputs_without_a_marker_are_written_anew(recipe, tmp_path):
         ("deduplicate", 0, ["deduplicate/pairs.parquet", "deduplicate/00003.parquet"]),
         ("export", 0, ["export/000000-00000.tar", "export/000000-00000.index.parquet"]),
     ]:
-        (run / "ledger" / stage / "000" / f"{task:06d}.json").unlink()
+        forget(run, stage, task)
         for file in files:
             (run / file).write_bytes(b"half")
-    (run / "ledger" / "select" / "000" / "000000.json").write_text('{"fingerprint": "tor')
+    torn = (run / "ledger" / "select" / "all.jsonl").read_bytes()[:-20]
+    forget(run, "select", 0)
+    (run / "ledger" / "select" / "part-torn.jsonl").write_bytes(torn)
     finish(recipe, run)
     assert outputs(run) == whole
 
