@@ -28,7 +28,8 @@ class JobState:
     """One job, or one array of jobs, in Slurm's own words.
 
     `starts`: when it started, or for a waiting job Slurm's estimate, as Slurm writes times; None where it has none.
-    `tasks`: of an array, how many tasks are in which state; its `state` is then that of the liveliest.
+    `tasks`: of an array, how many tasks are in which state; its `state` is then that of the liveliest. Those cancelled
+    before they began count as one: squeue forgets how many they were.
     UNKNOWN: Slurm has forgotten the job. UNREACHABLE: nobody could be asked, and `reason` says why.
     """
 
