@@ -1,0 +1,132 @@
+"""One attempt's job step, from its start to what is known about its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from megavlm.platform import nodes as places
+from megavlm.platform.runs import Attempt
+from megavlm.platform.runs.attempt import VARIABLE
+
+from .allocation import Node
+from .hang import find_suspects, without_stacks
+from .judge import SPEAKING, Facts, has_room, judge
+from .order import Order
+from .policy import Ending
+from .probe import silent_nodes
+from .say import say, tell
+from .srun import attempt_words, cpus_per_node, on_node, rendezvous_port
+from .step import Step
+from .watch import TRAINING, Silence, Watch
+from .wish import Wish
+
+POLL_SECONDS = 0.5
+WITHOUT_A_NODE = 5.0  # seconds for the living nodes' tasks to be killed, when Slurm waits for those of a dead one
+
+
+class Trial:
+    """`good`: nodes fit for work, more than needed where there are spares. `obey`: called when something was asked."""
+
+    def __init__(
+        self, order: Order, wish: Wish, obey: Callable[[], None], attempt: Attempt, good: Sequence[Node]
+    ) -> None:
+        self._order, self._wish, self._obey, self._attempt = order, wish, obey, attempt
+        self._nodes, self._spares = list(good[: order.nodes]), list(good[order.nodes :])
+        self._watch = Watch(order.profile.hang, expected=order.verb[0] in TRAINING)
+        self._next_look = 0.0
+        self._dead: tuple[str, ...] = ()
+        self._silence: Silence | None = None
+        self._suspects: list[dict[str, Any]] = []
+
+    def work(self) -> Ending:
+        """Start it, watch it to its end, and judge that."""
+        step = self._start()
+        while (code := step.poll()) is None:
+            time.sleep(POLL_SECONDS)
+            self._listen()
+            self._look_after(step)
+        if code not in SPEAKING and not self._dead and not self._wish.why:
+            self._dead = self._silent()
+        facts = Facts(
+            code=code,
+            events=self._attempt.events(),
+            saved=self._order.run.saved,
+            room=code in SPEAKING or has_room(self._order.run.root),
+            dead=self._dead,
+            silence=self._silence,
+            suspects=self._suspects,
+            log=step.last_words(),
+        )
+        return judge(facts)
+
+    def _start(self) -> Step:
+        order, name = self._order, f"attempt-{self._attempt.number:02d}"
+        names = [node.name for node in self._nodes]
+        self._tell_launch(names)
+        words = [*attempt_words(name, names, cpus_per_node()), *on_node(order.profile, "node", *order.verb)]
+        return Step(name, words, self._environment(), order.job_id, self._attempt.logs / "srun.log")
+
+    def _tell_launch(self, names: Sequence[str]) -> None:
+        order, spares = self._order, [node.name for node in self._spares]
+        say(f"attempt {self._attempt.number} on {', '.join(names)}{'; spare: ' + ', '.join(spares) if spares else ''}")
+        devices = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0) * (order.nodes + order.spares)
+        told = {"job": order.name, "job_id": order.job_id, "restart": order.restarts, "nodes": names, "spares": spares}
+        tell(self._attempt, "launched", **told, gpus=devices, processes=order.nodes * order.profile.processes)
+
+    def _environment(self) -> dict[str, str]:
+        order, port = self._order, rendezvous_port(self._order.job_id, self._attempt.number)
+        meeting = f"{self._nodes[0].address}:{port}"
+        return {
+            VARIABLE: str(self._attempt.root.resolve()),
+            places.COUNT: str(order.nodes),
+            places.MEETING: meeting,
+        }
+
+    def _listen(self) -> None:
+        """Pass a wish on to the ranks, through the attempt's folder: a signal would hit every process of the step."""
+        if not self._wish.news():
+            return
+        why = "signal" if self._wish.why == "requeue" else self._wish.why
+        tell(self._attempt, "asked", why=why)
+        try:
+            self._attempt.request_save()
+        except OSError as error:
+            say(f"the wish to save cannot be written: {error}")
+        self._obey()
+
+    def _look_after(self, step: Step) -> None:
+        """End the step when a node of it is gone, or when it hangs."""
+        if time.monotonic() < self._next_look or step.poll() is not None:
+            return
+        if step.lost_a_node() and (dead := self._silent()):
+            self._dead = dead
+            step.kill(WITHOUT_A_NODE)
+        elif silence := self._watch.look(self._beats()):
+            self._end_hang(step, silence)
+        self._next_look = time.monotonic() + self._watch.interval / 2
+
+    def _end_hang(self, step: Step, silence: Silence) -> None:
+        say(f"no step of ranks {list(silence.ranks)} for {silence.seconds:.0f} s: which nodes answer?")
+        self._dead = self._silent()
+        if self._dead:
+            step.kill(WITHOUT_A_NODE)
+            return
+        self._silence = silence
+        self._suspects = find_suspects(self._attempt, self._nodes, on_node(self._order.profile, "stacks"))
+        told = {"step": silence.step, "seconds": round(silence.seconds, 1), "suspects": self._suspects}
+        missing = {"note": note} if (note := without_stacks(self._attempt)) else {}
+        tell(self._attempt, "hang", **told, stacks=str(self._attempt.root / "stacks"), **missing)
+        step.kill()
+
+    def _silent(self) -> tuple[str, ...]:
+        return silent_nodes([node.name for node in self._nodes], self._order.host)
+
+    def _beats(self) -> list[dict[str, Any]]:
+        try:
+            return self._attempt.heartbeats()
+        except (OSError, ValueError) as error:  # a file system that is away for a moment is no hang of the ranks
+            say(f"the heartbeats cannot be read: {error}")
+            return []
