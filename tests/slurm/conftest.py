@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the package beside this fi
 
 from throwaway.cluster import Cluster
 from throwaway.containers import can_build
+from throwaway.daemons import program
 
 from megavlm.platform.config.tree import merge
 
@@ -42,7 +42,7 @@ PROFILE: dict[str, Any] = {
 
 def need(commands: tuple[str, ...]) -> None:
     """Skip without them, or fail where MEGAVLM_REQUIRE_SLURM=1."""
-    missing = [command for command in commands if shutil.which(command) is None]
+    missing = [command for command in commands if program(command) is None]
     if missing:
         reason = f"not installed: {', '.join(missing)}; `make system` tells which packages"
         pytest.fail(reason) if os.environ.get("MEGAVLM_REQUIRE_SLURM") == "1" else pytest.skip(reason)

@@ -166,6 +166,17 @@ def _seconds(cluster, source, target, size):
     return float(told)
 
 
+def test_a_cluster_is_cleared_for_the_next_test(fresh_cluster):
+    for _ in range(3):
+        fresh_cluster.submit("--exclusive", "-N2", script="trap '' TERM; sleep 99")
+    for name, state in (("n1", "drain"), ("n2", "down")):
+        fresh_cluster.run("scontrol", "update", f"nodename={name}", f"state={state}", "reason=test")
+    fresh_cluster.kill_node("n3")
+    fresh_cluster.clear()
+    assert fresh_cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
+    assert fresh_cluster.run("srun", "-N4", "echo", "here") == "here\n" * 4
+
+
 def test_nothing_stays_when_the_tests_are_killed(tmp_path):
     """A cluster of a process that gets kill -9 goes down all the same: its daemons, its network and its folder."""
     folder, marks = Path(tempfile.mkdtemp(prefix="slurm-")), tmp_path / "up"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,8 +34,10 @@ class Cluster(Client):
         self.folder, self.netns = folder, os.geteuid() == 0 if netns is None else netns
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.small_disk = folder / "small" if os.geteuid() == 0 else None
-        self._daemons, self._guard = Daemons(folder), None
+        self._daemons = Daemons(folder)
+        self._guard: subprocess.Popen[bytes] | None = None
         self._gone: set[str] = set()
+        self._throttled: set[str] = set()
 
     def up(self, accounting: bool = False, containers: bool = False, guarded: bool = True) -> None:
         """Return when every node is idle; raises RuntimeError with the ends of all logs when that does not come.
@@ -103,8 +106,11 @@ class Cluster(Client):
         self._gone.add(name)
 
     def start_node(self, name: str) -> None:
-        """Power is back; returns when Slurm has it idle again, or busy."""
+        """Power is back; returns when Slurm would give it work again."""
         self._nodes.start([name], self.environment)
+        place = next(place for place in self._nodes.places() if place.name == name)
+        wait_for(lambda: listens(place.address, place.port), 20, f"slurmd of {name}")
+        wait_for(lambda: not re.search(r"DOWN|\*|NOT_RESP", self.node(name)["State"]), 20, f"{name} to be back")
         self._gone.discard(name)
 
     def kill_controller(self) -> None:
@@ -133,20 +139,22 @@ class Cluster(Client):
     def throttle(self, name: str, mbit: float) -> None:
         """Let through no more than `mbit` Mbit/s, in each direction. Where not root: NotImplementedError."""
         self._nodes.throttle(name, mbit)
+        self._throttled.add(name)
 
     def unthrottle(self, name: str) -> None:
         """The opposite."""
         self._nodes.throttle(name, None)
+        self._throttled.discard(name)
 
     def clear(self) -> None:
-        """As good as new for the next test: no job, every node there, none throttled or drained."""
+        """As good as new for the next test: no job, every node there, none throttled, drained or down."""
         self.run("scancel", "--user", str(os.geteuid()))
         for name in sorted(self._gone):
             self.start_node(name)
+        for name in sorted(self._throttled):
+            self.unthrottle(name)
         for name in self.nodes:
-            if self.netns:
-                self.unthrottle(name)
-            if "DRAIN" in self.node(name)["State"]:
+            if re.search("DRAIN|DOWN", self.node(name)["State"]):
                 self.run("scontrol", "update", f"nodename={name}", "state=resume")
         self.wait_idle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ class Daemons:
             folder.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{name}.out").open("a") as out:
             child = subprocess.Popen(
-                words,
+                [program(words[0]) or words[0], *words[1:]],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -78,6 +79,11 @@ class Daemons:
         if child := self._children.get(name):
             return child.poll() is not None
         return self.pid(name) is None
+
+
+def program(name: str) -> str | None:
+    """Where a command is. Daemons lie in sbin, which an ordinary user's PATH may not name."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
 def _started(pid: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -67,7 +68,7 @@ class NamespacedNodes:
             words = ("unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-ec", script)
             booting[name] = self._daemons.start(name, *words, environment=environment)
         for name, process in booting.items():
-            wait_for(lambda name=name: self._first_process(name), 10, f"node {name}")
+            wait_for(functools.partial(self._first_process, name), 10, f"node {name}")
             self._network.plug(name, self._first_process(name))
             assert process.stdin is not None
             process.stdin.write("plugged\n")
