@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -116,3 +117,89 @@ def open_in_browser(browser_page: Callable[..., Any]) -> Callable[..., PageFacts
         )
 
     return look
+
+
+RECIPE = """\
+seed: {seed}
+model:
+  tiling: {{tile: 28, max_tiles: {max_tiles}}}
+  encoder: {{name: internvit, image_size: 28, patch_size: 7, layers: 1, hidden: 32, heads: 4, ffn: 64}}
+  connector: {{name: pixel_shuffle_mlp, hidden: 48}}
+  injection: {{name: inline}}
+  decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
+data:
+  tokenizer: mini
+  sets: {{text: {folder}/text, vqa: {folder}/vqa}}
+stages:
+"""
+
+
+@pytest.fixture(scope="session")
+def write_recipe() -> Callable[..., Path]:
+    """`write_recipe(folder, stages, max_tiles, seed)`: a tiny model over folder/text and folder/vqa; returns its path.
+
+    `stages` is YAML, indented by two.
+    """
+
+    def write(folder: Path, stages: str, max_tiles: int, seed: int) -> Path:
+        path = folder / "tiny.yaml"
+        path.write_text(RECIPE.format(folder=folder, max_tiles=max_tiles, seed=seed) + stages)
+        return path
+
+    return write
+
+
+STAGES = """\
+  language:
+    train: [decoder]
+    mixture: {weights: {text: 1}, sequence_length: 128, packs_per_batch: 2}
+    steps: 4
+    precision: fp32
+    parallel: {tp: 2}
+    optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
+    evaluate: {text: text}
+  sft:
+    after: [language]
+    train: [encoder, connector, decoder]
+    mixture: {weights: {text: 1, vqa: 2}, sequence_length: 128, packs_per_batch: 2}
+    steps: 40
+    precision: fp32
+    parallel: {tp: 2}
+    optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
+    save_every: 5
+    evaluate: {text: text, vqa: vqa}
+    blind: [vqa]
+    gate: {suite: text, baseline: language, max_drop: 0.9}
+"""
+
+
+def _sample(question: str, answer: str, name: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "id": name, "kind": "all", "answer": answer}
+
+
+def _picture(colour: tuple[int, int, int], width: int) -> bytes:
+    import numpy as np
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(np.full((40, width, 3), colour, np.uint8)).save(out, "png")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory, write_recipe: Callable[..., Path]) -> Path:
+    """The path of a recipe of two stages that trains in seconds, with its sets beside it."""
+    from megavlm.platform.shards import ShardWriter
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with ShardWriter(folder / "text") as writer:
+        for k in range(60):
+            writer.write(f"t{k}", {"json": _sample(f"What is {k % 10} + 1?", str(k % 10 + 1), f"t{k}")})
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    with ShardWriter(folder / "vqa") as writer:
+        for k in range(30):
+            name, colour = list(colours.items())[k % 3]
+            fields = {"png": _picture(colour, 40 + 40 * (k % 2)), "json": _sample("<image>What colour?", name, f"v{k}")}
+            writer.write(f"v{k}", fields)
+    return write_recipe(folder, STAGES, max_tiles=2, seed=5)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import decode, tile_image
+from megavlm.platform.images import decode_tiles
 from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig, Tiling
@@ -111,7 +111,7 @@ def prepare(reader: ShardReader, entry: Entry, chat: ChatML, tiling: Tiling) -> 
     sample = reader.read(entry.index)
     conversation = read_conversation(sample)
     shape = (tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
-    images = [tile_image(decode(image), *shape) for image in conversation.images]
+    images = [decode_tiles(image, *shape) for image in conversation.images]
     encoded = chat.encode(conversation.messages, [len(tiles) for tiles in images])
     if (sample.key, len(encoded.tokens), encoded.tiles) != (entry.key, entry.tokens, entry.tiles):
         raise BadSample("changed", f"'{entry.key}' is not what was packed: {sample.key}, {len(encoded.tokens)} tokens")

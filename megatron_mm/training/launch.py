@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -90,17 +92,29 @@ def _ranks(
     run: RunFolder, attempt: Attempt, names: Sequence[str], nproc: int, here: Place
 ) -> Iterator[subprocess.Popen[bytes]]:
     """This machine's torchrun; its own words go to torchrun-N.log, N being the machine's number."""
-    variables = {VARIABLE: str(attempt.root.resolve())}
-    with (
-        (attempt.logs / f"torchrun-{here.rank}.log").open("ab") as log,
-        started(WORKER, [str(run.root), *names], nproc, log, here, variables) as process,
-    ):
+    path, variables = attempt.logs / f"torchrun-{here.rank}.log", {VARIABLE: str(attempt.root.resolve())}
+    with path.open("ab") as log, started(WORKER, [str(run.root), *names], nproc, log, here, variables) as process:
         yield process
+    if process.returncode:
+        tell_killed(attempt, path, first_rank=here.rank * nproc)
+
+
+def tell_killed(attempt: Attempt, log: Path, first_rank: int) -> None:
+    """A `failed` event with its `signal` for every rank of this machine that was killed, and could tell nothing."""
+    for signal, local in re.findall(r"failed \(exitcode: -(\d+)\) local_rank: (\d+)", log.read_text(errors="replace")):
+        rank = first_rank + int(local)
+        told = {
+            "what": f"rank {rank} on {socket.gethostname()} was killed by signal {signal}",
+            "where": str(attempt.log_path(rank)),
+            "fix": "see whether the machine ran out of memory: dmesg | grep -i oom" if signal == "9" else None,
+        }
+        attempt.event("failed", rank=rank, **told, exit_code=1, signal=int(signal))
 
 
 def failure(attempt: Attempt, code: int) -> MegaVLMError:
-    """The first error a rank reported, as it was raised there."""
-    told = next((event for event in attempt.events() if event["kind"] == "failed"), None)
+    """The first error a rank reported, as it was raised there. One that was killed comes before it."""
+    failed = [event for event in attempt.events() if event["kind"] == "failed"]
+    told = next(iter(sorted(failed, key=lambda event: "signal" not in event)), None)
     if told is None:
         return MegaVLMError(f"a rank died (torchrun's exit code {code})", where=str(attempt.logs), fix="read its log")
     error = MegaVLMError(told["what"], where=told["where"] or str(attempt.log_path(told["rank"])), fix=told["fix"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,33 +60,3 @@ def tiny_pack() -> Callable[..., PackedBatch]:
         )
 
     return make
-
-
-RECIPE = """\
-seed: {seed}
-model:
-  tiling: {{tile: 28, max_tiles: {max_tiles}}}
-  encoder: {{name: internvit, image_size: 28, patch_size: 7, layers: 1, hidden: 32, heads: 4, ffn: 64}}
-  connector: {{name: pixel_shuffle_mlp, hidden: 48}}
-  injection: {{name: inline}}
-  decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
-data:
-  tokenizer: mini
-  sets: {{text: {folder}/text, vqa: {folder}/vqa}}
-stages:
-"""
-
-
-@pytest.fixture(scope="session")
-def write_recipe() -> Callable[..., Path]:
-    """`write_recipe(folder, stages, max_tiles, seed)`: a tiny model over folder/text and folder/vqa; returns its path.
-
-    `stages` is YAML, indented by two.
-    """
-
-    def write(folder: Path, stages: str, max_tiles: int, seed: int) -> Path:
-        path = folder / "tiny.yaml"
-        path.write_text(RECIPE.format(folder=folder, max_tiles=max_tiles, seed=seed) + stages)
-        return path
-
-    return write

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -90,9 +91,16 @@ def test_a_signal_to_every_process_saves_on_every_rank(megavlm: Start, recipe: P
     assert "failed" not in kinds and kinds[-2:] == ["saved_on_request", "ended"]
     assert (broken / "checkpoints" / "language" / f"step-{stopped:06d}" / "COMPLETE").exists()
 
+    # A rank that is killed says nothing, and its partner only that it is gone.
+    process = megavlm(*words, "--out", str(broken))
+    wait(process, lambda: max(figures(broken)) > stopped)
+    os.kill(RunFolder(broken).attempts()[2].heartbeats()[1]["pid"], signal.SIGKILL)
+    code, told, err = finish(process)
+    assert code == 1 and told["error"]["what"] == f"rank 1 on {socket.gethostname()} was killed by signal 9", err
+
     # The same command goes on, to the bit.
     code, told, err = finish(megavlm(*words, "--out", str(broken)))
     assert code == 0 and told["saved"] is None, err
     assert figures(broken) == figures(whole) and sorted(figures(whole)) == list(range(1, 41))
     by_attempt = {line["attempt"] for line in RunFolder(broken).metrics()}
-    assert by_attempt == {2, 3} and all(line["time"] > 1.7e9 for line in RunFolder(broken).metrics())
+    assert by_attempt == {2, 3, 4} and all(line["time"] > 1.7e9 for line in RunFolder(broken).metrics())
