@@ -24,9 +24,7 @@ def describe(attempt: Attempt) -> dict[str, Any]:
     launched, judged, ended = (_last(events, kind) for kind in ("launched", "judged", "ended"))
     return {
         "attempt": attempt.number,
-        "job": launched.get("job"),
-        "job_id": launched.get("job_id"),
-        "restart": launched.get("restart"),
+        **{key: (launched or judged).get(key) for key in ("job", "job_id", "restart")},
         "nodes": launched.get("nodes", []),
         "spares": launched.get("spares", []),
         "began": events[0]["time"] if events else None,
