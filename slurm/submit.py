@@ -162,7 +162,7 @@ def _send(submission: Submission, command: list[str], as_json: bool) -> int:
     for job in sent:
         after = f", after {', '.join(map(str, job.after))}" if job.after else ""
         print(f"  job {job.job_id}  {job.name}: {job.nodes} nodes{after}")
-    run = submission.run
+    run = shlex.quote(str(submission.run))
     print(f"next: megavlm status {run} | megavlm logs {run} --follow | megavlm cancel {run}")
     return 0
 
