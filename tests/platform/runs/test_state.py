@@ -78,7 +78,7 @@ def test_an_attempt_that_its_launcher_calls_over_runs_no_more(run):
 def test_however_long_the_metrics_are_only_their_end_is_read(run):
     path = run.path("metrics.jsonl")
     with path.open("w") as out:
-        out.writelines('{"step": %d, "pad": "%s"}\n' % (step, "x" * 1000) for step in range(100_000))
+        out.writelines(f'{{"step": {step}, "pad": "{1000 * "x"}"}}\n' for step in range(100_000))
     start = time.perf_counter()
     assert describe(run)["metrics"]["step"] == 99_999
     assert time.perf_counter() - start < 0.1  # all of it takes seconds
