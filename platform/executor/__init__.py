@@ -10,6 +10,7 @@ EXECUTORS = Registry(
     {
         "local": "megavlm.platform.executor.local:LocalExecutor",
         "in_process": "megavlm.platform.executor.in_process:InProcessExecutor",
+        "slurm": "megavlm.slurm.arrays.executor:SlurmArrayExecutor",
     },
 )
 

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from megavlm.platform.errors import ConfigError
-from megavlm.platform.executor import EXECUTORS, Job, failures
+from megavlm.platform.errors import ConfigError, SavedResumable
+from megavlm.platform.executor import EXECUTORS, WORKER, Job, failures, make
 
 
-@pytest.fixture(params=list(EXECUTORS))
+@pytest.fixture(params=["local", "in_process"])  # on a cluster: tests/slurm/arrays
 def executor(request):
-    return EXECUTORS.load(request.param)()
+    return make(EXECUTORS, request.param, "curation.executor")
 
 
 def test_results_stand_in_the_order_of_the_tasks(executor, tmp_path):
@@ -28,6 +28,27 @@ def test_results_stand_in_the_order_of_the_tasks(executor, tmp_path):
     assert "unrecognized arguments" in results[3].tail()
     assert all(result.seconds > 0 for result in results)
     assert failures(results) == results[1:]
+
+
+def test_who_is_asked_to_stop_begins_no_further_task(executor, tmp_path):
+    answers = iter([False, False, True, True, True, True])
+    job = Job("stopped", [["--version"]] * 9, tmp_path, stop=lambda: next(answers))
+    with pytest.raises(SavedResumable, match="after 2 of 9 tasks"):
+        executor.run(job, workers=2)
+    assert len(list(tmp_path.glob("*.log"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("local", {"cluster": "x"}, "takes no 'cluster'"),
+        ("slurm", {}, "needs a 'cluster'"),
+        ("slurm", {"cluster": "nowhere"}, "no cluster profile 'nowhere'"),
+    ],
+)
+def test_options_are_judged_before_anything_runs(name, options, says):
+    with pytest.raises(ConfigError, match=says):
+        make(EXECUTORS, name, "curation.executor", **options)
 
 
 def test_an_empty_job_is_done(executor, tmp_path):
@@ -62,6 +83,39 @@ def test_an_exception_of_a_verb_is_its_tasks_failure(tmp_path, monkeypatch):
     monkeypatch.setitem(VERBS, "boom", Verb("everyone", "fails", "json:loads"))
     (result,) = EXECUTORS.load("in_process")().run(Job("boom", [["boom"]], tmp_path), workers=0)
     assert result.exit_code == 1 and "Traceback" in result.tail(50)
+
+
+@pytest.fixture
+def telling_verb(tmp_path, monkeypatch):
+    """`megavlm tell`, here and in what is started: sends itself USR1, then writes which worker it is."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "from megavlm.platform.verbs import VERBS, Verb\n"
+        "VERBS['tell'] = Verb('everyone', 'tells', 'sitecustomize:tell')\n"
+        "def tell(argv):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        f"    print('worker', os.environ[{WORKER!r}])\n"
+    )
+    path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    return ["tell"]
+
+
+def test_local_tasks_have_their_workers_number_and_survive_the_drivers_signal(telling_verb, tmp_path):
+    results = EXECUTORS.load("local")().run(Job("tell", [telling_verb] * 5, tmp_path / "logs"), workers=2)
+    assert not failures(results)
+    assert {result.log.read_text().strip() for result in results} == {"worker 0", "worker 1"}
+
+
+def test_in_process_tasks_have_a_workers_name_for_as_long_as_they_run(tmp_path, monkeypatch):
+    from megavlm.platform.verbs import VERBS, Verb
+
+    monkeypatch.delenv(WORKER, raising=False)
+    monkeypatch.setitem(VERBS, "name", Verb("everyone", "tells", "os:getenv"))
+    seen = []
+    monkeypatch.setattr(os, "getenv", lambda argv: seen.append(os.environ[WORKER]))
+    EXECUTORS.load("in_process")().run(Job("name", [["name"]], tmp_path), workers=0)
+    assert seen == ["0"] and WORKER not in os.environ
 
 
 @pytest.fixture
