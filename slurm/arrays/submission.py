@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import submitit
 
-import megavlm
-
 from .. import container
 from ..commands import SlurmError, clean_environment, run
 from ..profile import ClusterProfile
@@ -72,8 +70,8 @@ def run_folder(folder: Path) -> Path:
 
 def import_path() -> list[str]:
     """Where this process finds megavlm, and whatever else its PYTHONPATH names: third parties' stages."""
-    own = [str(Path(place).absolute().parent) for place in megavlm.__path__]
-    return list(dict.fromkeys([*own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    own = str(Path(__file__).absolute().parents[3])
+    return list(dict.fromkeys([own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
 
 
 def variables(profile: ClusterProfile) -> dict[str, str]:
