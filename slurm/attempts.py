@@ -21,6 +21,7 @@ def describe(attempt: Attempt) -> dict[str, Any]:
     """One attempt: its job and nodes, when it was launched, its end, what was judged, first error and hang."""
     events = attempt.events()
     own = [event for event in events if event.get("verdict") != Verdict.LOST]  # which a later job wrote
+    beats = [] if judged_or_ended(own) else [beat["time"] for beat in attempt.heartbeats()]
     launched, judged, ended = (_last(events, kind) for kind in ("launched", "judged", "ended"))
     return {
         "attempt": attempt.number,
@@ -28,7 +29,7 @@ def describe(attempt: Attempt) -> dict[str, Any]:
         "nodes": launched.get("nodes", []),
         "spares": launched.get("spares", []),
         "began": events[0]["time"] if events else None,
-        "seconds": round(own[-1]["time"] - own[0]["time"], 1) if own else None,
+        "seconds": round(max([own[-1]["time"], *beats]) - own[0]["time"], 1) if own else None,
         "exit_code": ended.get("exit_code"),
         "error": ended.get("error"),
         "asked": _last(events, "asked").get("why"),
@@ -36,6 +37,11 @@ def describe(attempt: Attempt) -> dict[str, Any]:
         "first_error": first_error(attempt, events),
         "hang": _fields(_last(events, "hang"), "time", "step", "seconds", "suspects", "stacks"),
     }
+
+
+def judged_or_ended(events: Sequence[Event]) -> bool:
+    """Whether the attempt's own word says that it is over."""
+    return any(event["kind"] in {"judged", "ended"} for event in events)
 
 
 def first_error(attempt: Attempt, events: Sequence[Event]) -> dict[str, Any] | None:

@@ -28,10 +28,11 @@ FATAL = re.compile(
 def first_errors(attempt: Attempt) -> list[dict[str, Any]]:
     """One entry for each log with an error, the earliest first: rank, node, time, log and its lines.
 
-    Logs carry no times: a rank's is that of its `failed` event, else that of the last thing written to its log.
+    Logs carry no times: a rank's is that of its `failed` event, else that of the last thing written to its log. What a
+    rank told in such an event alone is shown as it stands there.
     """
     events = attempt.events()
-    times = {event["rank"]: event["time"] for event in reversed(events) if event["kind"] == "failed"}
+    failed = {event["rank"]: event for event in reversed(events) if event["kind"] == "failed"}
     found = []
     for path in sorted(attempt.logs.rglob("*.log")):
         with path.open(errors="replace") as stream:
@@ -39,7 +40,12 @@ def first_errors(attempt: Attempt) -> list[dict[str, Any]]:
         if lines:
             rank = _rank(path)
             told = {"rank": rank, "node": node_of(rank, attempt, events), "log": str(path), "lines": lines}
-            found.append(told | {"time": times.get(rank, path.stat().st_mtime)})
+            event = failed.pop(rank, None) if rank is not None else None
+            found.append(told | {"time": event["time"] if event else path.stat().st_mtime})
+    for rank, event in failed.items():
+        lines = [str(event[part]) for part in ("what", "where", "fix") if event.get(part)]
+        told = {"rank": rank, "node": node_of(rank, attempt, events), "log": str(attempt.root / "events.jsonl")}
+        found.append(told | {"lines": lines, "time": event["time"]})
     return sorted(found, key=lambda error: (error["time"], error["rank"] is None, error["rank"] or 0))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from megavlm.platform.runs import Attempt, RunFolder
 from megavlm.platform.runs.state import SILENT_SECONDS
 
+from .attempts import judged_or_ended
 from .supervisor.policy import Verdict
 
 KINDS = ("productive", "start_up", "saving", "lost")
@@ -49,7 +50,7 @@ def hours(run: RunFolder, now: float | None = None) -> dict[str, Any]:
     """The run's device-hours by kind, their sum, and the unit: "gpu" where every attempt had GPUs, else "process"."""
     splits = list(split(run, now).values())
     told = [each.hours() for each in splits]
-    total = {kind: round(sum(each[kind] for each in told), 4) for kind in (*KINDS, "total")}
+    total = {kind: round(sum(each[kind] for each in told), 6) for kind in (*KINDS, "total")}
     return {"unit": "gpu" if splits and all(each.unit == "gpu" for each in splits) else "process", **total}
 
 
@@ -133,7 +134,7 @@ def _end(attempt: Attempt, events: Sequence[Record], lines: Sequence[Record], no
     """
     own = [event for event in events if event.get("verdict") != Verdict.LOST]
     last: float = max((record["time"] for record in [*own, *lines]), default=events[0]["time"])
-    if any(event["kind"] in {"judged", "ended"} for event in own):
+    if judged_or_ended(own):
         return last, False
     last = max([last, *(beat["time"] for beat in attempt.heartbeats())])
     goes_on = len(own) == len(events) and now - last < SILENT_SECONDS

@@ -73,11 +73,11 @@ def run_lines(facts: dict[str, Any]) -> Iterator[str]:
     """One run for people."""
     yield f"{facts['name']}: {facts['state']}, attempt {facts['attempts']}, {facts['folder']}"
     for key in ("reason", "error", "advice", "scheduler"):
-        if facts[key]:
-            yield f"  {key:<9}{facts[key]}"
+        if facts[key] and (key == "scheduler" or facts["state"] != "finished"):
+            yield f"  {key:<9}{facts[key].splitlines()[0]}"
     if facts["saved_step"] is not None:
-        yield f"  saved    step {facts['saved_step']}; the same command resumes"
-    if first := facts["first_error"]:
+        yield f"  saved    step {facts['saved_step']}" + ("" if facts["jobs"] else "; the same command resumes")
+    if (first := facts["first_error"]) and facts["state"] != "finished":
         yield f"  first    rank {first['rank']} on {first['node'] or 'an unknown node'}: {first['what']}"
         yield from (f"           {part}: {first[part]}" for part in ("where", "fix") if first[part])
     if (hang := facts["hang"]) and facts["state"] != "finished":
@@ -87,7 +87,8 @@ def run_lines(facts: dict[str, Any]) -> Iterator[str]:
     if facts["hours"]["total"]:
         yield f"  hours    {hours_line(facts['hours'])}"
     if facts["metrics"]:
-        yield "  metrics  " + ", ".join(f"{key} {_number(value)}" for key, value in facts["metrics"].items())
+        shown = {key: value for key, value in facts["metrics"].items() if _is_shown(key, value)}
+        yield "  metrics  " + ", ".join(f"{key} {_number(value)}" for key, value in shown.items())
     yield from _rank_lines(facts["ranks"])
     if facts["report"]:
         yield f"  report   {facts['report']}"
@@ -141,8 +142,9 @@ def table_lines(facts: dict[str, Any]) -> Iterator[str]:
     for row in facts["runs"]:
         step = f"step {row['step']}" if row["step"] is not None else ""
         jobs = ", ".join(f"{job['name']} {job['means'] or job['state'].lower()}" for job in row["jobs"])
-        why = row["reason"] or row["error"] if row["state"] == "failed" else row["advice"]
-        yield f"{row['name']:<{width}}  {row['state']:<9}  {step:<12}  {jobs or why or ''}".rstrip()
+        why = row["reason"] or row["error"] if row["state"] == "failed" else None
+        told = "" if row["state"] == "finished" else why or row["advice"] or jobs
+        yield f"{row['name']:<{width}}  {row['state']:<9}  {step:<12}  {' '.join(told.split())}".rstrip()
 
 
 def _list(names: Sequence[Any] | None) -> str:
@@ -151,6 +153,10 @@ def _list(names: Sequence[Any] | None) -> str:
 
 def _suspects(told: Sequence[dict[str, Any]] | None) -> str:
     return _list([f"rank {one['rank']} on {one['node'] or 'an unknown node'} ({one['why']})" for one in told or []])
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and key not in {"attempt", "time"}
 
 
 def _number(value: Any) -> str:

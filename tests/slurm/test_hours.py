@@ -52,8 +52,8 @@ def test_a_hang_loses_the_repeated_steps_and_the_silence(run):
     assert told(first) == [20, 30, 2, 10 + 78]  # step 3 was done again; then nothing came
     assert told(second) == [20 + 24, 40, 1, 0]  # the evaluation after the last step is work
     assert hours(run) == {
-        "unit": "gpu", "productive": round(64 * 16 / 3600, 4), "start_up": round(70 * 16 / 3600, 4),
-        "saving": round(3 * 16 / 3600, 4), "lost": round(88 * 16 / 3600, 4), "total": 1.0,
+        "unit": "gpu", "productive": round(64 * 16 / 3600, 6), "start_up": round(70 * 16 / 3600, 6),
+        "saving": round(3 * 16 / 3600, 6), "lost": round(88 * 16 / 3600, 6), "total": 1.0,
     }  # fmt: skip
 
 

@@ -108,7 +108,10 @@ def test_the_rank_that_failed_first_comes_first(run, capsys):
         attempt.event("failed", rank=2, what="RuntimeError: rank 2", where=None, fix=None, exit_code=1)
         time.sleep(0.01)
         attempt.event("failed", rank=1, what="RuntimeError: rank 1", where=None, fix=None, exit_code=1)
-    assert [error["rank"] for error in first_errors(attempt)] == [2, 1]
+        time.sleep(0.01)
+        attempt.event("failed", rank=0, what="no room", where=None, fix="make some", exit_code=1)
+    assert [error["rank"] for error in first_errors(attempt)] == [2, 1, 0]
+    assert first_errors(attempt)[2]["lines"] == ["no room", "make some"]
     run.new_attempt().log_path(0).write_text("fine so far\n")
     assert main(["mini", "--errors", "--json"]) == 0  # the last attempt that has any
     told = json.loads(capsys.readouterr().out)
