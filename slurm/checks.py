@@ -128,8 +128,8 @@ def checkpoint_bytes(stage: Mapping[str, Any]) -> int:
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path`, or the first folder above it that is there."""
-    return next(each for each in (path, *path.absolute().parents) if each.exists())
+    """`path`, or the first folder above it that is there; what we may not see into counts as not there."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
 
 
 def _gigabytes(size: int) -> str:
