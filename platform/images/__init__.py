@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from .decode import BadImage, ImageInfo, decode, probe
+from .decode import BadImage, ImageInfo, probe
+from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, TileRule, decode, decode_tiles, load_decoder
 from .tiling import candidate_grids, choose_grid, tile_count, tile_image
 
-__all__ = ["BadImage", "ImageInfo", "candidate_grids", "choose_grid", "decode", "probe", "tile_count", "tile_image"]
+__all__ = [
+    "IMAGE_DECODERS",
+    "BadImage",
+    "Decoded",
+    "ImageDecoder",
+    "ImageInfo",
+    "TileRule",
+    "candidate_grids",
+    "choose_grid",
+    "decode",
+    "decode_tiles",
+    "load_decoder",
+    "probe",
+    "tile_count",
+    "tile_image",
+]

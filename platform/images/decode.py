@@ -1,4 +1,4 @@
-"""Image bytes to an RGB array. Pillow is the exact reference; plain JPEGs take libjpeg-turbo directly."""
+"""One image's bytes to an RGB array. Pillow is the exact reference; plain JPEGs take libjpeg-turbo directly."""
 
 from __future__ import annotations
 
@@ -45,34 +45,32 @@ class ImageInfo:
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Read the header only; raises BadImage ("empty", "not_an_image", "too_large", "truncated", "unreadable")."""
-    image = _open(data, max_pixels)
-    width, height = image.size
-    # Pillow already reports TIFF sizes as displayed.
-    if image.format != "TIFF" and orientation(image) >= 5:
-        width, height = height, width
-    return ImageInfo(width, height, cast(str, image.format))
+    image = open_image(data, max_pixels)
+    return ImageInfo(*displayed_size(image), cast(str, image.format))
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode to uint8 RGB [H, W, 3], EXIF rotation applied; raises BadImage.
-
-    Transparency is composited on white; 16-bit samples v become round(v / 257); CMYK is converted without a profile;
-    an animation gives its first frame. max_pixels is compared with the header before any pixel is decoded; above
-    MAX_PIXELS Pillow's own limit holds.
-    """
-    image = _open(data, max_pixels)
-    pixels = decode_turbo(data, image) if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") else None
+def decode_exact(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """What `decoders.decode` documents, at full size; above MAX_PIXELS Pillow's own limit holds. Raises BadImage."""
+    image = open_image(data, max_pixels)
+    pixels = decode_turbo(data, image) if is_plain_jpeg(image) else None
     return decode_pillow(data, image) if pixels is None else pixels
 
 
-def decode_turbo(data: bytes, image: Image.Image) -> np.ndarray | None:
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether an opened image is a JPEG in colour or gray, which libjpeg-turbo turns into the RGB that Pillow gives."""
+    return image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+
+
+def decode_turbo(data: bytes, image: Image.Image, reduction: int = 1) -> np.ndarray | None:
     """libjpeg-turbo straight to RGB, for the JPEG whose opened header is `image`; None when Pillow should judge it.
 
+    `reduction` 2, 4 or 8 divides both sides (rounded up) inside the inverse cosine transform, which then costs less.
     Raises BadImage("truncated") when the pixel data ends early, even where a marker follows and Pillow would fill in.
     """
+    least = {"min_width": -(-image.width // reduction), "min_height": -(-image.height // reduction)}
     try:
         # strict: without it the missing part of a truncated file is silently padded.
-        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **least)
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise BadImage("truncated", str(error)) from error
@@ -91,19 +89,29 @@ def decode_pillow(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     return oriented(pixels, orientation(image))
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def displayed_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """(width, height) of an opened image once its EXIF rotation is applied."""
+    width, height = image.size
+    # Pillow already reports TIFF sizes as displayed.
+    return (height, width) if image.format != "TIFF" and orientation(image) >= 5 else (width, height)
+
+
+def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The header, read by Pillow; raises BadImage as `probe` does."""
     if not data:
         raise BadImage("empty", "no bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        reason = "truncated" if _cut_short(data) else "not_an_image"
+        reason = "truncated" if cut_short(data) else "not_an_image"
         raise BadImage(reason, f"{len(data)} bytes in no known image format") from error
     except Image.DecompressionBombError as error:
         raise BadImage("too_large", str(error)) from error
     except Exception as error:  # as in decode_pillow
         raise BadImage(_reason(error, data), f"{type(error).__name__}: {error}") from error
     width, height = image.size
+    if not width or not height:
+        raise BadImage("unreadable", f"{width}x{height} pixels")
     if width * height > max_pixels:
         raise BadImage("too_large", f"{width}x{height} is more than {max_pixels} pixels")
     return image
@@ -112,11 +120,11 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
 def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too_large"
-    cut = isinstance(error, EOFError) or "truncated" in str(error).lower() or _cut_short(data)
+    cut = isinstance(error, EOFError) or "truncated" in str(error).lower() or cut_short(data)
     return "truncated" if cut else "unreadable"
 
 
-def _cut_short(data: bytes) -> bool:
+def cut_short(data: bytes) -> bool:
     """Whether unusable `data` is a file cut off, where Pillow's error doesn't tell.
 
     A WebP states its size (RIFF: bytes 4..7); a JPEG ends in an end marker, but for padding.

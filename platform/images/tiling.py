@@ -59,12 +59,18 @@ def tile_image(image: np.ndarray, tile: int, min_tiles: int, max_tiles: int, thu
     height, width = image.shape[:2]
     cols, rows = choose_grid(width, height, tile, min_tiles, max_tiles)
     picture = Image.fromarray(image)
-    grid = _resize(picture, tile * cols, tile * rows).reshape(rows, tile, cols, tile, 3)
-    tiles = grid.transpose(0, 2, 1, 3, 4).reshape(rows * cols, tile, tile, 3)
-    out = np.empty((tile_count(cols, rows, thumbnail), tile, tile, 3), dtype=np.uint8)
-    out[: rows * cols] = tiles
-    if len(out) > rows * cols:
-        out[-1] = _resize(picture, tile, tile)
+    small = _resize(picture, tile, tile) if tile_count(cols, rows, thumbnail) > cols * rows else None
+    return cut_grid(_resize(picture, tile * cols, tile * rows), tile, small)
+
+
+def cut_grid(grid: np.ndarray, tile: int, thumbnail: np.ndarray | None) -> np.ndarray:
+    """uint8 [rows * tile, cols * tile, 3] -> uint8 [n, tile, tile, 3], row by row, `thumbnail` (if any) behind."""
+    rows, cols = grid.shape[0] // tile, grid.shape[1] // tile
+    out = np.empty((rows * cols + (thumbnail is not None), tile, tile, 3), dtype=np.uint8)
+    tiles = grid.reshape(rows, tile, cols, tile, 3).transpose(0, 2, 1, 3, 4)
+    out[: rows * cols].reshape(rows, cols, tile, tile, 3)[:] = tiles
+    if thumbnail is not None:
+        out[-1] = thumbnail
     return out
 
 
