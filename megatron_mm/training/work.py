@@ -25,6 +25,7 @@ def work(run: RunFolder, attempt: Attempt, names: Sequence[str], pulse: Pulse, w
     recipe = load_recipe(str(run.path("config.yaml")))
     session = Session(run, attempt, recipe, pulse, wants_save)
     for name in as_first_says(list(names)):
+        pulse("start")
         trainer = StageTrainer(session, name)
         if session.leads:
             _tell_engine(trainer)
