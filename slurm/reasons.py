@@ -89,6 +89,8 @@ REASONS = {
     "BurstBufferStageIn": Reason("its data is on the way to the burst buffer"),
     "BurstBufferOperation": _blocked("the burst buffer refused", _ADMIN),
     "FedJobLock": Reason("another cluster of the federation is looking at it"),
+    "MaxMemPerLimit": _blocked("it asks for more memory for each CPU or node than is allowed", "ask for less memory"),
+    "AccountingPolicy": Reason("a limit of its account or QOS stands in its way", "sacctmgr show assoc and qos tell"),
     "MaxRequeueReached": _blocked("it was requeued as often as this cluster allows", _RELEASE),
     "AssociationJobLimit": Reason("your account already runs as many jobs as it may"),
     "AssociationResourceLimit": Reason("your account already uses the resources it may"),
@@ -103,6 +105,7 @@ _GOODS = {
     "cpu": "CPUs", "node": "nodes", "mem": "memory", "memory": "memory", "gres": "GPUs (generic resources)",
     "jobs": "running jobs", "submitjobs": "queued jobs", "submitjob": "queued jobs", "wall": "time",
     "wallduration": "time", "energy": "energy", "license": "licenses", "bb": "burst buffer", "billing": "billing",
+    "unknown": "something that Slurm does not name",
 }  # fmt: skip
 _FAMILY = re.compile(
     r"(?P<owner>QOS|Assoc|)(?P<kind>Grp|Max|Min)(?P<good>[A-Za-z]+?)(?P<run>Run)?(?P<minutes>Minutes)?"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +137,21 @@ def test_reasons_in_plain_words(word, part, blocked):
     reason = explain(word)
     assert part in reason.text and reason.blocked == blocked
     assert reason.fix.format(job=7, run="runs/x")
+
+
+NO_REASON_TO_WAIT = {"NonZeroExitCode", "OutOfMemory", "BlockMaxError", "BlockFreeAction"}  # of ends, and of Blue Gene
+
+
+def test_every_reason_in_slurm_s_own_table_has_its_words():
+    found = sorted(Path("/usr/lib").glob("*/slurm-wlm/libslurmfull.so"))
+    if not found:
+        pytest.skip("Slurm's library is not here")
+    data = found[0].read_bytes()
+    table = data[data.index(b"\0PartitionNodeLimit\0") : data.index(b"\0QOSMinBilling\0") + 15]
+    words = {word.decode() for word in table.split(b"\0") if re.fullmatch(rb"[A-Z][A-Za-z]{3,}", word)}
+    assert len(words) > 150
+    assert {word for word in words if "Slurm says" in explain(word).text} == NO_REASON_TO_WAIT
+    assert not any(re.search(r"(Max|Grp|Min|Per)[A-Z]", explain(word).text) for word in words - NO_REASON_TO_WAIT)
 
 
 class TestOnSlurm:
