@@ -57,11 +57,11 @@ VERBS: dict[str, Verb] = {
     "study run": Verb("researcher", "an ablation, its table beside the published one", None),
     "generate": Verb("researcher", "answers from a checkpoint", "megavlm.megatron_mm.inference.verb:main"),
     "serve": Verb("researcher", "an OpenAI-compatible endpoint", None),
-    "submit": Verb("admin", "validate, then print or submit the Slurm job", None),
-    "status": Verb("admin", "what a run is doing, from its folder", "megavlm.platform.runs.verb:status_main"),
-    "logs": Verb("admin", "a run's logs", "megavlm.platform.runs.verb:logs_main"),
-    "cancel": Verb("admin", "stop a run", None),
-    "requeue": Verb("admin", "run it again where it stopped", None),
+    "submit": Verb("admin", "validate, then print or submit the Slurm job", "megavlm.slurm.submit:main"),
+    "status": Verb("admin", "what a run is doing, from its folder", "megavlm.slurm.status:main"),
+    "logs": Verb("admin", "a run's logs", "megavlm.slurm.logs:main"),
+    "cancel": Verb("admin", "stop a run", "megavlm.slurm.cancel:main"),
+    "requeue": Verb("admin", "run it again where it stopped", "megavlm.slurm.requeue:main"),
     "preflight": Verb("admin", "per-node checks against the fleet's median", None),
 }
 
