@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -11,6 +10,7 @@ from megavlm.platform.errors import ConfigError, SavedResumable
 from megavlm.platform.executor import EXECUTORS, Job, failures, make
 from megavlm.slurm.arrays.executor import SlurmArrayExecutor
 from megavlm.slurm.arrays.submission import most_tasks, submit
+from megavlm.slurm.arrays.watcher import SqueueWatcher
 from megavlm.slurm.commands import SlurmError
 from megavlm.slurm.profile import load_profile
 
@@ -43,18 +43,20 @@ def test_good_failing_and_deadly_commands(cluster, profile, chores, tools, tmp_p
 
 
 def test_work_is_taken_up(fresh_cluster, profile, chores, tools, tmp_path):
-    """The controller is away at first; then a worker is killed, another cancelled, and a third one's node dies."""
+    """The controller is away at first; then a worker is killed, another cancelled, and the node of others dies."""
     cluster, names = fresh_cluster, [f"c{number}" for number in range(24)]
-    job = Job("broken", [chores(name, seconds=1.5) for name in names], tmp_path / "logs")
+    job = Job("broken", [chores(name, seconds=1) for name in names], tmp_path / "logs")
     found = []
-    executor = SlurmArrayExecutor(str(profile(limits={"array_tasks": 6}, sbatch={"spread-job": True})))
+    executor = SlurmArrayExecutor(str(profile(limits={"array_tasks": 6}, cpus_per_task=4)))  # two to a node
     cluster.kill_controller()
     thread = threading.Thread(target=lambda: found.extend(executor.run(job, workers=500)), daemon=True)
     thread.start()
-    time.sleep(2)
+    watcher = SqueueWatcher()
+    assert not watcher.is_done("1"), "nobody could be asked"
     cluster.start_controller()
     tools.until(lambda: len(tools.told(tmp_path, "begun")) >= 6)
-    (killed, _), (cancelled, _), (_, node) = running(cluster)[:3]
+    (killed, _), (cancelled, first), *others = running(cluster)
+    node = next(node for _, node in others if node != first)
     cluster.run("scancel", "--signal=KILL", killed)
     cluster.run("scancel", cancelled)
     cluster.kill_node(node)
@@ -63,6 +65,7 @@ def test_work_is_taken_up(fresh_cluster, profile, chores, tools, tmp_path):
     assert len(found) == 24 and not failures(found)
     assert tools.told(tmp_path, "done") == {name: 1 for name in names}, "what was done is never done again"
     assert 0 < tools.told(tmp_path, "begun").total() - 24 <= 6
+    assert watcher.is_done("12345"), "Slurm knows no such job, and so it has ended"
 
 
 def test_who_is_asked_to_stop_leaves_no_array_behind(cluster, profile, chores, tools, tmp_path):
