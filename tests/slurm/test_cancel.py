@@ -11,7 +11,6 @@ import pytest
 
 from megavlm.platform.runs import RunFolder
 from megavlm.slurm import cancel, jobs, queue
-from megavlm.slurm.commands import SlurmError
 
 LISTENS = "trap 'echo heard; exit 0' USR1; echo ready; while :; do sleep 0.1; done"
 BY_HAND = """
@@ -91,13 +90,6 @@ class TestOnSlurm:
         cluster.wait(waiting, "CANCELLED")
         assert told(capsys)["ended"] == []  # a second time does no harm
         cluster.clear()
-
-    def test_without_an_answer_the_run_is_marked_and_the_error_says_what_is_left(self, fresh_cluster, run):
-        submitted(run, "a", fresh_cluster.submit(script=LISTENS))
-        fresh_cluster.kill_controller()
-        with pytest.raises(SlurmError) as error:
-            cancel.main(["mini"])
-        assert run.path("cancelled").exists() and "same command again" in error.value.fix
 
 
 def test_a_run_by_hand_saves_and_stops(run, capsys):

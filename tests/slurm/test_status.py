@@ -230,15 +230,6 @@ class TestOnSlurm:
         assert min(seconds) < 1.0, seconds
         cluster.clear()
 
-    def test_a_dead_controller_leaves_what_the_files_say(self, fresh_cluster, root, capsys):
-        submitted(run := make(root, "mini"), fresh_cluster.submit(script="sleep 60"))
-        launched(run, 1)
-        fresh_cluster.kill_controller()
-        facts = told(capsys, "mini")
-        assert facts["state"] == "running" and facts["scheduler"]
-        assert status.main([]) == 0
-        assert capsys.readouterr().out.startswith("the scheduler could not be asked: ")
-
 
 def wait_until(true, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
