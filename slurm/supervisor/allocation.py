@@ -27,7 +27,7 @@ UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING"}
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """`ends`: when its time is over, in seconds since 1970, infinite without a limit."""
+    """`ends`: when its time is over, in seconds since 1970, or infinite. `excluded`, `required`: as sbatch was told."""
 
     job_id: int
     restarts: int
@@ -36,6 +36,8 @@ class Allocation:
     partition: str
     ends: float
     preempted: bool
+    excluded: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     @property
     def going(self) -> bool:
@@ -104,6 +106,8 @@ def parse_job(job_id: int, text: str) -> Allocation:
         restarts=int(fields.get("Restarts", "0")),
         state=fields.get("JobState", "UNKNOWN"),
         nodes=hostnames(fields.get("NodeList", "")),
+        excluded=hostnames(fields.get("ExcNodeList", "")),
+        required=hostnames(fields.get("ReqNodeList", "")),
         partition=fields.get("Partition", ""),
         ends=_moment(fields.get("StartTime", "")) + _duration(fields.get("TimeLimit", "")),
         preempted=fields.get("PreemptTime", "None") not in {"None", "N/A", "Unknown"},
@@ -115,6 +119,11 @@ def job_fields(text: str) -> dict[str, str]:
     indented = [line for line in text.splitlines() if line.startswith(" ")]
     pairs = (re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", line) for line in indented)
     return {key: value for line in reversed(list(pairs)) for key, value in line}
+
+
+def nodes_of_partition(name: str, patience: float = FOREVER) -> int:
+    """How many nodes a partition has, up or not."""
+    return int(job_fields(ask("scontrol", "show", "partition", name, patience=patience)).get("TotalNodes", "0"))
 
 
 def hostnames(listed: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from .hang import find_suspects, without_stacks
 from .judge import SPEAKING, Facts, has_room, judge
 from .order import Order
 from .policy import Ending
-from .probe import silent_nodes
+from .probe import NoSteps, silent_nodes
 from .say import say, tell
 from .srun import attempt_words, cpus_per_node, on_node, rendezvous_port
 from .step import Step
@@ -39,6 +39,7 @@ class Trial:
         self._next_look = 0.0
         self._dead: tuple[str, ...] = ()
         self._silence: Silence | None = None
+        self._refused = ""
         self._suspects: list[dict[str, Any]] = []
 
     def work(self) -> Ending:
@@ -56,6 +57,7 @@ class Trial:
             saved=self._order.run.saved,
             room=code in SPEAKING or has_room(self._order.run.root),
             dead=self._dead,
+            refused=self._refused,
             silence=self._silence,
             suspects=self._suspects,
             log=step.last_words(),
@@ -122,7 +124,12 @@ class Trial:
         step.kill()
 
     def _silent(self) -> tuple[str, ...]:
-        return silent_nodes([node.name for node in self._nodes], self._order.host)
+        try:
+            return silent_nodes([node.name for node in self._nodes], self._order.host)
+        except NoSteps as error:
+            say(error.what)
+            self._refused = error.what
+            return ()
 
     def _beats(self) -> list[dict[str, Any]]:
         try:

@@ -57,8 +57,8 @@ def close_lost(attempts: Sequence[Attempt], **job: Any) -> None:
     """Say of attempts without a judgement what became of them: their supervisor went with them."""
     for attempt in attempts:
         if all(event["kind"] != "judged" for event in attempt.events()):
-            reason = "the job was taken away while it ran: preempted, or its first node failed"
-            say(f"attempt {attempt.number} was lost: {reason}")
+            reason = "Slurm took the job away while it ran: preempted, or a node failed"
+            say(f"attempt {attempt.number} was lost; {reason}")
             tell(attempt, "judged", verdict=Verdict.LOST, action="leave", reason=reason, exclude=[], exit_code=1, **job)
 
 

@@ -18,6 +18,7 @@ Event = Mapping[str, Any]
 SPEAKING = {0: Verdict.FINISHED, 2: Verdict.USER_ERROR, 3: Verdict.REFUSED, 4: Verdict.SAVED, 5: Verdict.REFUSED}
 FULL = re.compile(r"no space left on device|disk quota exceeded|ENOSPC|EDQUOT|\[Errno (?:28|122)\]", re.IGNORECASE)
 PROBE_BYTES = 1 << 20
+LONGEST = 300  # characters of a log that a reason holds
 NAMED = 4  # of many suspects, how many a reason names
 
 
@@ -26,7 +27,8 @@ class Facts:
     """What is known of an ended attempt.
 
     `code` is srun's exit code; `saved` the step of the run's answer to a wish to save; `room` whether its disk takes a
-    megabyte more; `dead` the nodes that answer no more; `suspects` rank, node and why of those that hang.
+    megabyte more; `dead` the nodes that answer no more; `refused` why Slurm creates no job step; `suspects` rank, node
+    and why of those that hang.
     """
 
     code: int
@@ -34,6 +36,7 @@ class Facts:
     saved: int | None = None
     room: bool = True
     dead: tuple[str, ...] = ()
+    refused: str = ""
     silence: Silence | None = None
     suspects: Sequence[Mapping[str, Any]] = ()
     log: str = ""
@@ -76,6 +79,8 @@ def _verdict(code: int, facts: Facts) -> Verdict:
         return Verdict.NODE_FAILURE
     if facts.silence:
         return Verdict.HANG
+    if facts.refused:
+        return Verdict.NOT_STARTED
     return Verdict.NO_SPACE if _is_full(facts) else Verdict.CRASH
 
 
@@ -93,7 +98,7 @@ def _reason(verdict: Verdict, code: int, facts: Facts) -> str:
     if verdict == Verdict.SAVED:
         steps = saved_steps(facts.events)
         return f"at step {steps[-1]}" if steps else "by its exit code"
-    said = told(facts.events) or f"{in_words(code)}; {_last_line(facts.log) or 'no last words'}"
+    said = told(facts.events) or facts.refused or f"{in_words(code)}; {_last_line(facts.log) or 'no last words'}"
     fix = "; free space, then `megavlm requeue RUN`" if verdict == Verdict.NO_SPACE else ""
     return f"{said}{fix}"
 
@@ -131,8 +136,10 @@ def in_words(code: int) -> str:
 
 
 def _last_line(log: str) -> str:
+    """Of the tasks rather than of srun, which only says that it ended them."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    tasks = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
+    return (tasks or lines or [""])[-1][:LONGEST]
 
 
 def has_room(folder: Path) -> bool:

@@ -26,7 +26,7 @@ class Verdict(StrEnum):
     PREFLIGHT = "preflight"  # too few nodes passed it
     HANG = "hang"
     CRASH = "crash"
-    NOT_STARTED = "not started"  # the nodes had to be given back before anything began
+    NOT_STARTED = "not started"  # the nodes have to be given back before anything began
     LOST = "lost"  # its supervisor went away with it: preempted, or its node died
 
 

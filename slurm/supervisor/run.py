@@ -8,9 +8,10 @@ from megavlm.platform.runs import Attempt
 
 from ..commands import SlurmError
 from . import history
-from .allocation import FOREVER, Allocation, Node, look, nodes_now
+from .allocation import FOREVER, Allocation, Node, look, nodes_now, nodes_of_partition
 from .attempt import Trial
 from .begin import nothing_to_do
+from .guard import Guard
 from .judge import FULL
 from .leave import requeue
 from .order import Order
@@ -30,6 +31,7 @@ class Supervisor:
         self.order = order
         self.wish = Wish(order.run, order.job_id, order.restarts, order.profile.save_seconds)
         self.successor = Successor(order.run, order.name, order.job_id)
+        self.guard = Guard(order)
         self._bad: set[str] = set()  # nodes of this allocation that are not to be used again
         self._requeued = False
 
@@ -58,7 +60,7 @@ class Supervisor:
         if self.wish.cancelled:
             self.successor.dismiss(success=False)
         elif self.wish.going and self.wish.why != "requeue" and not self.order.successor:
-            self._requeued = requeue(self.order.job_id, self.order.restarts, self._excluded(), patience=HURRY)
+            self._requeued = requeue(self.order.job_id, self.order.restarts, self._excluded(HURRY), HURRY)
 
     def _attempts(self) -> list[Attempt]:
         order = self.order
@@ -86,6 +88,7 @@ class Supervisor:
         job, nodes = self._nodes()
         if len(nodes) < self.order.nodes:
             return self._not_started(f"of nodes {','.join(job.nodes)} only {len(nodes)} may be used")
+        self.guard.keep([node.name for node in nodes])
         bad = check_nodes(self.order, attempt, nodes)
         self._bad |= set(bad)
         good = [node for node in nodes if node.name not in bad]
@@ -108,10 +111,23 @@ class Supervisor:
         nodes = nodes_now(job.nodes, patience).values()
         return job, [node for node in nodes if node.usable and node.name not in self._bad]
 
-    def _excluded(self) -> tuple[str, ...]:
-        """All that any attempt of this job found to be bad."""
-        known = {node for ending in history.past(self._attempts()) for node in ending.bad}
-        return tuple(sorted(known | self._bad))
+    def _excluded(self, patience: float = FOREVER) -> tuple[str, ...]:
+        """Nodes that the next start of this job must not be given: bad ones, and those a user or an admin left out.
+
+        None are added where the partition would have too few left; the job would wait for ever.
+        """
+        bad = {node for ending in history.past(self._attempts()) for node in ending.bad} | self._bad
+        try:
+            job = look(self.order.job_id, patience)
+            nodes = nodes_of_partition(job.partition, patience)
+        except SlurmError as error:
+            say(f"no node is excluded: {error.what}")
+            return ()
+        excluded = (bad | set(job.excluded)) - set(job.required)
+        if nodes - len(excluded) >= self.order.nodes + self.order.spares:
+            return tuple(sorted(excluded)) if bad else ()
+        say(f"{', '.join(sorted(bad)) or 'no node'} cannot be excluded: '{job.partition}' has only {nodes} nodes")
+        return ()
 
     def _tell(self, attempt: Attempt, ending: Ending, decision: Decision) -> None:
         say(f"attempt {attempt.number}: {ending.verdict}; {decision.reason}; {decision.action}")

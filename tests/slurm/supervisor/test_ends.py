@@ -1,4 +1,4 @@
-"""Attempts that end by themselves, on a real Slurm."""
+"""Attempts that end by themselves, on a real Slurm: all jobs at once, each then awaited."""
 
 from __future__ import annotations
 
@@ -7,13 +7,46 @@ import pytest
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
 
-def test_ends(cluster, steps_job):
-    done = steps_job(cluster, "done", "--steps", "9", "--seconds", "0.05", "--save-every", "3", nodes=2)
-    crash = steps_job(cluster, "crash", "--steps", "9", "--seconds", "0.05", "--fail", "137@0")
+def test_what_ends_well_what_is_tried_again_and_what_is_not(cluster, steps_job):
+    quick = ("--steps", "9", "--seconds", "0.05", "--save-every", "3")
+    done = steps_job(cluster, "done", *quick, nodes=2)
+    mended = steps_job(cluster, "mended", *quick, "--fail", "1@4@1", "--fail", "139@7@2", nodes=2)
+    killed = steps_job(cluster, "killed", "--fail", "137@0")
     user = steps_job(cluster, "user", "--fail", "2@0")
+    check = steps_job(cluster, "check", "--fail", "3@1")
+    budget = steps_job(cluster, "budget", *quick, "--fail", "1@4", attempts={"most": 2, "without_progress": 5})
     done.wait()
     assert done.unbroken(9) and done.verdicts() == [("finished", "stop")]
-    assert crash.wait("FAILED")["ExitCode"] == "137:0"
-    print(crash.events("judged"), user.events("judged"), done.log, crash.log)
-    assert crash.verdicts() == [("crash", "retry")] * 2 + [("crash", "stop")]
+    mended.wait()
+    assert mended.unbroken(9) and mended.verdicts() == [("crash", "retry")] * 2 + [("finished", "stop")]
+    assert killed.wait("FAILED")["ExitCode"] == "137:0"
+    assert killed.verdicts() == [("crash", "retry")] * 2 + [("crash", "stop")]
+    reason = killed.events("judged")[-1]["reason"]
+    assert "3 attempts in a row saved nothing" in reason and "SIGKILL" in reason and reason in killed.log
     assert user.wait("FAILED")["ExitCode"] == "2:0" and user.verdicts() == [("user error", "stop")]
+    assert "failed as told, with 2 at step 0" in user.events("judged")[0]["reason"]
+    assert check.wait("FAILED")["ExitCode"] == "3:0" and check.verdicts() == [("a check said no", "stop")]
+    assert budget.wait("FAILED")["ExitCode"] == "1:0" and budget.verdicts() == [("crash", "retry"), ("crash", "stop")]
+    assert "2 attempts made (attempts.most)" in budget.events("judged")[-1]["reason"]
+
+
+def test_a_disk_that_fills_up_during_a_save_stops_the_job_and_says_what_to_do(cluster, steps_job):
+    if cluster.small_disk is None:
+        pytest.skip("only root has a small disk")
+    quick = ("--steps", "9", "--seconds", "0.05", "--save-every", "3")
+    elsewhere = ("--save-to", str(cluster.small_disk / "there"), "--save-bytes", "9000000")
+    words = steps_job(cluster, "words", *quick, *elsewhere)
+    inside = steps_job(cluster, "inside", *quick, "--save-bytes", "2500000", root=cluster.small_disk)
+    for job in (words, inside):
+        assert job.wait("FAILED")["ExitCode"] == "1:0"
+        print(job.log)
+    assert words.verdicts() == [("no space", "stop")]
+    assert "free space, then `megavlm requeue RUN`" in words.events("judged")[0]["reason"]
+
+
+def test_a_thousand_steps_with_saves_and_evaluations_raise_no_alarm(cluster, steps_job):
+    often = ("--save-every", "100", "--save-seconds", "1", "--evaluate-every", "250", "--evaluate-seconds", "8")
+    hang = {"seconds": 6, "steps": 10, "other_seconds": 30}
+    job = steps_job(cluster, "long", "--steps", "1000", "--seconds", "0.01", *often, nodes=2, hang=hang)
+    job.wait(seconds=110)
+    assert job.unbroken(1000) and job.events("hang") == [] and job.verdicts() == [("finished", "stop")]
