@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p.add_argument(
         "--dry-run", action="store_true", help="stdout is the script as it would be submitted; write nothing"
     )
+    if lost := next((word for word in words if re.fullmatch(r"--[a-z-]+=--", word)), None):
+        raise ConfigError(f"'{lost}' has no value", where="submit", fix="give another one")  # argparse drops it
     return p.parse_args(words)
 
 
