@@ -123,7 +123,7 @@ def _allowed(room: str, module: str) -> bool:
     if module.startswith("."):
         return module == "."
     if first == "megavlm":
-        return bool(rest) and rest[0] in BELOW[room]
+        return not rest or rest[0] in BELOW[room]  # the bare package is a place on disk
     if first == "platform":
         return not rest  # Python's own, which has no submodules
     return first not in BELOW and not (room == "platform" and first in {"torch", "torchvision", "megatron"})
