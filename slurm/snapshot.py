@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,7 +34,8 @@ class Snapshot:
         files = {f"{PACKAGE}/__init__.py": CLOSED.encode()}
         for room in rooms:
             for path in _files(room.resolve()):
-                files.setdefault(f"{PACKAGE}/{room.name}/{path.relative_to(room.resolve())}", path.read_bytes())
+                with contextlib.suppress(FileNotFoundError):  # an editor's own, gone by now
+                    files.setdefault(f"{PACKAGE}/{room.name}/{path.relative_to(room.resolve())}", path.read_bytes())
         return cls(files)
 
     @functools.cached_property

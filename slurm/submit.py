@@ -131,7 +131,8 @@ def _show(submission: Submission, notes: list[str], asked: bool, as_json: bool) 
     if refused:
         raise CheckFailed(refused, where="sbatch --test-only", fix="see what there is: sinfo -o '%P %D %c %G %l'")
     if as_json:
-        print(json.dumps({"run": str(submission.run), "jobs": shown, "notes": notes}, indent=2))
+        told = {"run": str(submission.run), "jobs": shown, "notes": notes}
+        print(json.dumps(told | {"verdicts": [verdict for _, verdict in verdicts]}, indent=2))
     return 0
 
 
@@ -166,7 +167,11 @@ def _send(submission: Submission, command: list[str], as_json: bool) -> int:
         after = f", after {', '.join(map(str, job.after))}" if job.after else ""
         print(f"  job {job.job_id}  {job.name}: {job.nodes} nodes{after}")
     run = shlex.quote(str(submission.run))
-    print(f"next: megavlm status {run} | megavlm logs {run} --follow | megavlm cancel {run}")
+    print(
+        "next:",
+        *(f"  megavlm {words}" for words in (f"status {run}", f"logs {run} --follow", f"cancel {run}")),
+        sep="\n",
+    )
     return 0
 
 

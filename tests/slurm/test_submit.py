@@ -100,6 +100,7 @@ def test_a_dry_run_is_byte_for_byte_what_is_submitted_and_writes_nothing(later, 
     assert "to start at" in told and "disk: " in told and "--dependency=afterok:<language>" in told
     as_json = json.loads(submit(capsys, *words, "--dry-run", "--json")[0])
     assert [job["name"] for job in as_json["jobs"]] == ["language", "connector", "sft"]
+    assert [verdict.partition(":")[0] for verdict in as_json["verdicts"]] == ["language", "connector", "sft"]
 
     sent = json.loads(submit(capsys, *words, "--json")[0])
     scripts = [Path(job["script"]).read_text() for job in sent["jobs"]]
