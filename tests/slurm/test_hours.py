@@ -82,6 +82,15 @@ def test_one_that_goes_on_counts_up_to_now_and_one_that_is_dead_does_not(run):
     assert told(split(run, now=9000)[1]) == [10, 90, 0, 0]
 
 
+def test_what_a_dead_attempt_did_after_its_last_step_is_lost(run):
+    write(run, 1, [launched(1000)], [step(1, 1100, 10)])
+    beat = {"rank": 0, "step": 1, "time": 1130, "doing": "step", "pid": 1, "host": "n1"}
+    run.path("attempts", "01", "heartbeat").mkdir()
+    run.path("attempts", "01", "heartbeat", "rank-00000").write_text(json.dumps(beat))
+    assert told(split(run, now=1150)[1]) == [60, 90, 0, 0]
+    assert told(split(run, now=9000)[1]) == [10, 90, 0, 30]
+
+
 def test_the_wait_for_the_next_job_is_not_held_against_the_attempt_that_it_judges(run):
     judged = {"time": 90_000, "kind": "judged", "verdict": "lost", "action": "leave"}
     write(run, 1, [launched(0), judged], [step(1, 40, 10)])

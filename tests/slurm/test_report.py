@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from megavlm.platform.report.builder import Report
 from megavlm.platform.runs import RunFolder
@@ -28,9 +29,10 @@ def test_each_attempt_has_a_row_with_its_end_and_its_hours(tmp_path):
     jobs.add(run, jobs.SubmittedJob(name="sft", job_id=7, command=[], after=[], by="submit", **fields))
     judged = {"kind": "judged", "action": "retry", "exclude": ["n2"], "exit_code": 1}
     attempt(run, 1, judged | {"time": 900, "verdict": "node failure", "reason": "no answer from <n2>"})
-    attempt(run, 2, {"kind": "ended", "time": 1800, "exit_code": 0})
+    attempt(run, 2, {"kind": "ended", "time": 1818, "exit_code": 0})
     add_sections(run, report)
     text = report.write(tmp_path / "report.html").read_text()
+    assert re.search(r"<td[^>]*>\s*8\.08\s*</td>", text)  # 1818 s of 16 GPUs
     for told in ("Launches", "GPU-hours", "node failure", "no answer from &lt;n2&gt;", "2 + 1", "67%", "attempt 2"):
         assert told in text
 

@@ -87,6 +87,13 @@ def test_without_slurm_s_commands_the_files_tell(root, capsys, monkeypatch):
     assert facts["jobs"][0]["state"] == "UNREACHABLE"
 
 
+def test_nobody_is_asked_about_finished_runs_among_others(root, capsys, monkeypatch):
+    submitted(run := make(root, "mini"), 7)
+    run.mark_finished()
+    monkeypatch.setenv("PATH", "")
+    assert (told(capsys)["scheduler"], told(capsys)["runs"][0]["state"]) == (None, "finished")
+
+
 def test_the_first_error_names_rank_and_node_and_the_judgement_its_reason(root, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     run = make(root, "mini")
@@ -96,6 +103,7 @@ def test_the_first_error_names_rank_and_node_and_the_judgement_its_reason(root, 
     attempt.heartbeat(1, 4)
     for rank in (3, 1):
         attempt.event("failed", rank=rank, what=f"rank {rank} broke", where="here", fix="mend it", exit_code=2)
+        time.sleep(0.01)
     attempt.event("hang", step=4, seconds=70, suspects=[{"rank": 3, "node": "n2", "why": "stopped"}], stacks="st")
     attempt.event("judged", verdict="user error", action="stop", reason="bad configuration: rank 3", exclude=[])
     facts = told(capsys, "mini")
@@ -112,9 +120,12 @@ def test_the_first_error_names_rank_and_node_and_the_judgement_its_reason(root, 
 def test_a_thousand_ranks_are_told_by_the_most_silent(root, capsys):
     attempt = make(root, "mini").new_attempt()
     for rank in range(100):
-        attempt.heartbeat(rank, 5)
+        beat = {"rank": rank, "step": 5, "time": time.time() - 100 * (rank == 70)}
+        (attempt.root / "heartbeat").mkdir(exist_ok=True)
+        (attempt.root / "heartbeat" / f"rank-{rank:05d}").write_text(json.dumps(beat))
     assert status.main(["mini"]) == 0
     out = capsys.readouterr().out
+    assert out.splitlines()[2].startswith("  rank 70  step 5, heard 10")
     assert "100; those not heard of for longest" in out and out.count("  rank ") == status.SHOWN_RANKS
 
 
