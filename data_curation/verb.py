@@ -119,7 +119,7 @@ def _life(shard: str, rows: list[dict[str, Any]]) -> str:
 def _tell(run: CurationRun, as_json: bool, **extra: Any) -> None:
     lines = funnel(run)
     if as_json:
-        state = {"run": str(run.folder.root), "finished": run.folder.finished, "shards": len(run.shards)}
+        state = {"run": str(run.folder.root), "finished": run.folder.finished, "shards": len(run.plan.names)}
         print(json.dumps(state | extra | {"funnel": lines}, indent=2))
         return
     print(f"{'stage':<14}{'tasks':>6}{'in':>10}{'kept':>10}{'dropped':>10}  reasons")

@@ -62,7 +62,7 @@ class Stage(Config):
 
     def tasks(self, run: CurationRun) -> int:
         """How many tasks; the earlier stages are complete when this is asked."""
-        return len(run.shards) if self.per_shard else 1
+        return len(run.plan.names) if self.per_shard else 1
 
     def worker(self, run: CurationRun) -> Worker:
         """Load what all tasks share, once per process, and return the function that does task K."""

@@ -58,7 +58,8 @@ class Board:
 
     def lease(self, slot: int, blocks: Sequence[list[int]]) -> Iterator[list[int]]:
         """Block after block that is this worker's: those it had in an earlier life (a requeued job), and free ones."""
-        for number in [*range(slot, len(blocks)), *range(slot)]:  # each begins elsewhere, to meet few others
+        for step in range(len(blocks)):
+            number = (slot + step) % len(blocks)  # each begins elsewhere, to meet few others
             path = self.folder / "leases" / f"{number:04d}"
             with contextlib.suppress(FileExistsError):
                 handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)

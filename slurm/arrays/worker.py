@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not board.driven(slot):
                 return 0
             if index not in done:
-                _run(board, slot, index, commands.tasks[str(index)], Path(commands.logs[str(index)]))
+                run_command(board, slot, index, commands.tasks[str(index)], Path(commands.logs[str(index)]))
     return 0
 
 
-def _run(board: Board, slot: int, index: int, words: Sequence[str], log: Path) -> None:
-    """A log stays where something went wrong: 25,000 of nothing would be a burden on the file system."""
+def run_command(board: Board, slot: int, index: int, words: Sequence[str], log: Path) -> None:
+    """Run one command in this process, and tell. Only the log of one that fails is kept: there may be thousands."""
     board.begin(slot, index)
     started = time.monotonic()
     exit_code = run_here(words, log)

@@ -39,6 +39,11 @@ def test_every_block_has_one_worker_and_the_same_in_its_next_life(board):
     assert sorted(index for block in [*had, *rest] for index in block) == [n for n in range(30) if n != 10]
 
 
+def test_more_workers_than_blocks_find_nothing_left(board):
+    blocks = board.commands().blocks[:3]
+    assert [list(board.lease(slot, blocks)) for slot in (1, 0, 7)] == [[blocks[1], blocks[2], blocks[0]], [], []]
+
+
 def test_what_the_workers_tell_is_read_back(board):
     board.begin(0, 3)
     board.begin(1, 3)

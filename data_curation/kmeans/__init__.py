@@ -1,0 +1,1 @@
+"""Spherical K-means over more rows than memory holds, flat or in levels, alone or split over tasks."""
