@@ -61,21 +61,29 @@ def is_plain_jpeg(image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
 
 
-def decode_turbo(data: bytes, image: Image.Image, reduction: int = 1) -> np.ndarray | None:
+def decode_turbo(data: bytes, image: Image.Image) -> np.ndarray | None:
     """libjpeg-turbo straight to RGB, for the JPEG whose opened header is `image`; None when Pillow should judge it.
 
-    `reduction` 2, 4 or 8 divides both sides (rounded up) inside the inverse cosine transform, which then costs less.
-    Raises BadImage("truncated") when the pixel data ends early, even where a marker follows and Pillow would fill in.
+    Raises BadImage as `stored_pixels` does.
+    """
+    pixels = stored_pixels(data, image)
+    return None if pixels is None else oriented(pixels, orientation(image))
+
+
+def stored_pixels(data: bytes, image: Image.Image, reduction: int = 1) -> np.ndarray | None:
+    """What decode_turbo gives, not yet turned; with `reduction` 2, 4 or 8 both sides are divided by it, rounded up.
+
+    That is done inside the inverse cosine transform, which then costs less. Raises BadImage("truncated") when the pixel
+    data ends early, even where a marker follows and Pillow would fill in.
     """
     least = {"min_width": -(-image.width // reduction), "min_height": -(-image.height // reduction)}
     try:
         # strict: without it the missing part of a truncated file is silently padded.
-        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **least)
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **least)
     except ValueError as error:
         if "premature end" in str(error).lower():
             raise BadImage("truncated", str(error)) from error
         return None
-    return oriented(pixels, orientation(image))
 
 
 def decode_pillow(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:

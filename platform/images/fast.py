@@ -17,12 +17,13 @@ from .decode import (
     MAX_PIXELS,
     decode_exact,
     decode_pillow,
-    decode_turbo,
     displayed_size,
     is_plain_jpeg,
     open_image,
+    stored_pixels,
 )
 from .decoders import Decoded, ImageDecoder, TileRule, attempt
+from .orientation import orientation, oriented
 from .tiling import choose_grid, cut_grid, tile_count, tile_image
 
 # Decoding at half size must leave this many pixels per wanted one: nearer to 1 the decoder's own low-pass filter shows
@@ -54,9 +55,8 @@ def image_of(data: bytes, max_pixels: int, min_side: int) -> np.ndarray:
     if min_side < 1:
         return decode_exact(data, max_pixels)
     image = open_image(data, max_pixels)
-    reduction = reduction_to(min(image.size) / min_side)
-    pixels = decode_turbo(data, image, reduction) if is_plain_jpeg(image) else None
-    return decode_pillow(data, image) if pixels is None else pixels
+    pixels = stored_pixels(data, image, reduction_to(min(image.size) / min_side)) if is_plain_jpeg(image) else None
+    return decode_pillow(data, image) if pixels is None else oriented(pixels, orientation(image))
 
 
 def tiles_of(data: bytes, rule: TileRule, max_pixels: int) -> np.ndarray:
@@ -68,17 +68,24 @@ def tiles_of(data: bytes, rule: TileRule, max_pixels: int) -> np.ndarray:
 
 def _tiles_of_jpeg(data: bytes, image: ImageFile.ImageFile, rule: TileRule) -> np.ndarray | None:
     """None when Pillow should judge the file."""
-    width, height = displayed_size(image)
-    cols, rows = choose_grid(width, height, rule.tile, rule.min_tiles, rule.max_tiles)
-    wide, high = cols * rule.tile, rows * rule.tile
-    pixels = decode_turbo(data, image, reduction_to(min(width / wide, height / high) / MARGIN))
+    cols, rows = choose_grid(*displayed_size(image), rule.tile, rule.min_tiles, rule.max_tiles)
+    grid = _grid_of_jpeg(data, image, cols * rule.tile, rows * rule.tile)
+    if grid is None:
+        return None
+    # From the grid, whose sides are whole multiples of the tile's: several times cheaper than from the image.
+    small = cv2.resize(grid, (rule.tile, rule.tile), interpolation=cv2.INTER_AREA)
+    return cut_grid(grid, rule.tile, small if tile_count(cols, rows, rule.thumbnail) > cols * rows else None)
+
+
+def _grid_of_jpeg(data: bytes, image: ImageFile.ImageFile, width: int, height: int) -> np.ndarray | None:
+    """uint8 [height, width, 3] as displayed; it is turned last, when it is smallest."""
+    turn = orientation(image)
+    wide, high = (height, width) if turn >= 5 else (width, height)
+    reduction = reduction_to(min(image.width / wide, image.height / high) / MARGIN)
+    pixels = stored_pixels(data, image, reduction)
     if pixels is None:
         return None
-    grid = stretch(pixels, wide, high)
-    if tile_count(cols, rows, rule.thumbnail) == cols * rows:
-        return cut_grid(grid, rule.tile, None)
-    # From the grid, whose sides are whole multiples of the tile's: several times cheaper than from the image.
-    return cut_grid(grid, rule.tile, cv2.resize(grid, (rule.tile, rule.tile), interpolation=cv2.INTER_AREA))
+    return oriented(stretch(pixels, wide, high, image.width / reduction, image.height / reduction), turn)
 
 
 def reduction_to(room: float) -> int:
@@ -86,17 +93,20 @@ def reduction_to(room: float) -> int:
     return max(step for step in (1, 2, 4, 8) if step <= max(room, 1))
 
 
-def stretch(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [height, width, 3], near Pillow's antialiased bicubic.
+def stretch(pixels: np.ndarray, width: int, height: int, across: float, down: float) -> np.ndarray:
+    """The first `across` x `down` pixels of uint8 [H, W, 3] -> uint8 [height, width, 3], near Pillow's bicubic.
+
+    `across` and `down` may end inside the last pixel, as the picture does when its sides don't divide by the reduction:
+    half a pixel too much would cost ten dB at the far edge.
 
     OpenCV's cubic filter is quick but does not antialias; its area filter is quick for whole factors only. So an image
     that shrinks is first brought to the next whole multiple of the wanted size by the one, then averaged by the other.
     """
-    across, down = _samples(pixels.shape[1], width), _samples(pixels.shape[0], height)
-    out = cv2.resize(pixels, (width * across, height * down), interpolation=cv2.INTER_CUBIC)
-    return out if across * down == 1 else cv2.resize(out, (width, height), interpolation=cv2.INTER_AREA)
+    wide, high = width * _samples(across, width), height * _samples(down, height)
+    out = cv2.resize(pixels, None, fx=wide / across, fy=high / down, interpolation=cv2.INTER_CUBIC)[:high, :wide]
+    return out if (wide, high) == (width, height) else cv2.resize(out, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _samples(source: int, target: int) -> int:
+def _samples(source: float, target: int) -> int:
     """How many values are averaged into one along an axis."""
     return 1 if source <= SHRINK * target else math.ceil(source / target)
