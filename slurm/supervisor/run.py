@@ -89,7 +89,7 @@ class Supervisor:
         if len(nodes) < self.order.nodes:
             return self._not_started(f"of nodes {','.join(job.nodes)} only {len(nodes)} may be used")
         self.guard.keep([node.name for node in nodes])
-        bad = check_nodes(self.order, attempt, nodes)
+        bad = check_nodes(self.order, attempt, nodes, self.wish.heard)
         self._bad |= set(bad)
         good = [node for node in nodes if node.name not in bad]
         if len(good) < self.order.nodes:

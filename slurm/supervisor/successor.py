@@ -11,6 +11,7 @@ from megavlm.platform.runs import RunFolder
 from .. import jobs
 from ..chains import submitted
 from ..commands import SlurmError
+from ..send import sbatch_words
 from .allocation import ask
 from .dependency import given_back, handed_on
 from .say import say
@@ -43,9 +44,9 @@ class Successor:
 
     def _submit(self, exclude: Sequence[str]) -> int:
         script = jobs.folder(self._run, self._name) / jobs.SCRIPT
-        bounds = [f"--dependency=afternotok:{self._me}", "--kill-on-invalid-dep=yes"]
-        bounds += [f"--exclude={','.join(exclude)}"] if exclude else []
-        job_id = int(ask("sbatch", "--parsable", *bounds, str(script)).split(";")[0])
+        *words, path = sbatch_words(script, f"afternotok:{self._me}")
+        without = [f"--exclude={','.join(exclude)}"] if exclude else []
+        job_id = int(ask(*words, *without, path).split(";")[0])
         self._write_down(job_id)
         return job_id
 

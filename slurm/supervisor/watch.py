@@ -63,7 +63,8 @@ class Watch:
         if not self._ranks:
             late = self._expected and self._now > self._limits.other_seconds
             return Silence(0, self._now, ()) if late else None
-        silent = tuple(rank for rank, one in sorted(self._ranks.items()) if self._now - one.seen > self.limit)
+        limit = self.limit
+        silent = tuple(rank for rank, one in sorted(self._ranks.items()) if self._now - one.seen > limit)
         longest = max(self._now - one.seen for one in self._ranks.values())
         return Silence(max(one.step for one in self._ranks.values()), longest, silent) if silent else None
 

@@ -33,6 +33,10 @@ class Wish:
         for number in ASKING:
             signal.signal(number, self._hear)
 
+    def heard(self) -> bool:
+        """Whether there is news, or was some."""
+        return self._unread or self.why is not None
+
     def news(self) -> bool:
         """Whether something has come since the last call."""
         if self._unread:

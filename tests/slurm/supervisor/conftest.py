@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megavlm.platform.runs import RunFolder
-from megavlm.slurm import jobs
+from megavlm.slurm import jobs, send
 from megavlm.slurm.profile import load_profile
 from megavlm.slurm.script import JobScript, render
 
@@ -76,11 +75,8 @@ def digest(steps: int) -> str:
 
 
 @pytest.fixture
-def steps_job(steps_worker, profile, tmp_path_factory) -> Callable[..., Job]:
-    """`steps_job(cluster, "name", "--steps", "9", nodes=2, ...) -> Job`, submitted.
-
-    `options` are further words for sbatch; other keywords are keys of the cluster profile.
-    """
+def steps_job(steps_worker, profile) -> Callable[..., Job]:
+    """`steps_job(cluster, "name", "--steps", "9", nodes=2, ...) -> Job`, submitted; more keywords go to the profile."""
 
     def submit(
         cluster: Any,
@@ -89,20 +85,16 @@ def steps_job(steps_worker, profile, tmp_path_factory) -> Callable[..., Job]:
         nodes: int = 1,
         spares: int = 0,
         successor: bool = False,
-        options: Sequence[str] = (),
         root: Path | None = None,
+        cancelled: bool = False,
         **keys: Any,
     ) -> Job:
         run = RunFolder((root or cluster.shared) / name)
-        folder = jobs.folder(run, "steps")
-        folder.mkdir(parents=True)
-        path = profile(**keys)
-        shutil.copy(path, folder / jobs.PROFILE)
         command = ["steps", str(run.root), *flags]
         script = JobScript(
             run=run.root,
             name="steps",
-            profile=load_profile(str(path)),
+            profile=load_profile(str(profile(**keys))),
             nodes=nodes,
             spares=spares,
             command=command,
@@ -112,11 +104,12 @@ def steps_job(steps_worker, profile, tmp_path_factory) -> Callable[..., Job]:
             variables={},
             successor=successor,
         )
-        (folder / jobs.SCRIPT).write_text(render(script))
-        job_id = int(cluster.run("sbatch", "--parsable", *options, str(folder / jobs.SCRIPT)).split(";")[0])
-        told = {"cluster": "throwaway", "script": str(folder / jobs.SCRIPT), "gpus_per_node": 1}
-        sizes = {"nodes": nodes, "spares": spares, "processes_per_node": 1, "command": command}
-        jobs.add(run, jobs.SubmittedJob("steps", job_id, after=[], by="submit", **told, **sizes))
-        return Job(cluster, run, job_id)
+        path = send.write(run, script, render(script))
+        if cancelled:
+            run.path(jobs.CANCELLED).touch()
+        sizes = {"nodes": nodes, "spares": spares, "gpus_per_node": 1, "processes_per_node": 1}
+        told = {"job_id": 0, "cluster": "throwaway", "script": str(path), "command": command, "after": []}
+        sent = send.send(run, jobs.SubmittedJob("steps", by="submit", **told, **sizes))
+        return Job(cluster, run, sent.job_id)
 
     return submit

@@ -39,14 +39,49 @@ def test_a_disk_that_fills_up_during_a_save_stops_the_job_and_says_what_to_do(cl
     inside = steps_job(cluster, "inside", *quick, "--save-bytes", "2500000", root=cluster.small_disk)
     for job in (words, inside):
         assert job.wait("FAILED")["ExitCode"] == "1:0"
-        print(job.log)
     assert words.verdicts() == [("no space", "stop")]
     assert "free space, then `megavlm requeue RUN`" in words.events("judged")[0]["reason"]
 
 
+def test_a_node_that_an_admin_wants_back_gets_no_further_attempt(fresh_cluster, steps_job):
+    quick = ("--steps", "30", "--seconds", "0.2", "--save-every", "3", "--fail", "1@20@1")
+    spare = steps_job(fresh_cluster, "spare", *quick, spares=1)
+    plain = steps_job(fresh_cluster, "plain", *quick)
+    for job in (spare, plain):
+        job.until_step(3)
+        assert job.events("launched")[0]["nodes"] == ["n1"]
+    fresh_cluster.run("scontrol", "update", "nodename=n1", "state=drain", "reason=maintenance")
+    for job in (spare, plain):
+        job.wait()
+        assert job.unbroken(30)
+    assert spare.verdicts() == [("crash", "retry"), ("finished", "stop")]
+    assert [event["nodes"] for event in spare.events("launched")] == [["n1"], ["n2"]]
+    assert plain.verdicts() == [("crash", "leave"), ("finished", "stop")]
+    assert plain.events("launched")[1]["nodes"] != ["n1"] and plain.events("launched")[1]["restart"] == 1
+
+
+def test_a_node_that_fails_its_preflight_is_replaced_or_left(fresh_cluster, steps_job):
+    if not fresh_cluster.netns:
+        pytest.skip("only nodes in namespaces of their own have a /dev/shm of their own")
+    quick = ("--steps", "9", "--seconds", "0.05", "--save-every", "3")
+    fresh_cluster.run(*fresh_cluster.inside("n1", "mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/dev/shm"))
+    checked = {"preflight": {"kind": "quick", "seconds": 30}}
+    spare = steps_job(fresh_cluster, "spare", *quick, spares=2, **checked)
+    plain = steps_job(fresh_cluster, "plain", *quick, nodes=2, **checked)
+    for job in (spare, plain):
+        job.wait(seconds=90)
+        assert job.unbroken(9), job.log
+        assert list(job.events("preflight")[0]["bad"]) == ["n1"], job.log
+    assert spare.verdicts() == [("finished", "stop")]
+    assert [event["nodes"] for event in spare.events("launched")] == [["n2"]]
+    assert plain.verdicts() == [("preflight", "leave"), ("finished", "stop")]
+    assert "n1" not in plain.events("launched")[0]["nodes"]
+    assert fresh_cluster.job(plain.job_id)["ExcNodeList"] == "n1"
+
+
 def test_a_thousand_steps_with_saves_and_evaluations_raise_no_alarm(cluster, steps_job):
-    often = ("--save-every", "100", "--save-seconds", "1", "--evaluate-every", "250", "--evaluate-seconds", "8")
-    hang = {"seconds": 6, "steps": 10, "other_seconds": 30}
+    often = ("--save-every", "200", "--save-seconds", "1", "--evaluate-every", "400", "--evaluate-seconds", "8")
+    hang = {"seconds": 6, "steps": 10, "other_seconds": 30}  # an evaluation is longer than a silence may be
     job = steps_job(cluster, "long", "--steps", "1000", "--seconds", "0.01", *often, nodes=2, hang=hang)
     job.wait(seconds=110)
     assert job.unbroken(1000) and job.events("hang") == [] and job.verdicts() == [("finished", "stop")]

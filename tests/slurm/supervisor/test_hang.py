@@ -26,9 +26,6 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on_from_its_last_save(cluster,
         stop(job, rank)
     for rank, job in enumerate(jobs):
         job.wait(seconds=90)
-        print(job.log, job.events("hang"))
-        for path in job.run.path("attempts", "01", "stacks").iterdir():
-            print(path, path.read_text())
         assert job.unbroken(40) and job.verdicts() == [("hang", "retry"), ("finished", "stop")]
         (hang,) = job.events("hang")
         assert [one["rank"] for one in hang["suspects"]] == [rank] and hang["step"] >= 7

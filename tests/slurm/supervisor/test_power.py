@@ -9,7 +9,10 @@ FLAGS = ("--steps", "60", "--seconds", "0.25", "--save-every", "5")
 
 
 def test_a_dead_node_is_replaced_in_the_allocation_or_the_job_requeued_without_it(fresh_cluster, steps_job):
-    """Three jobs share the nodes n1, n2 and n3; n2 dies, then n1, which their supervisors are on."""
+    """Slurm notices later than we do, as it does anywhere."""
+    conf = fresh_cluster.folder / "slurm.conf"
+    conf.write_text(conf.read_text().replace("SlurmdTimeout=9", "SlurmdTimeout=25"))
+    fresh_cluster.run("scontrol", "reconfigure")
     spare = steps_job(fresh_cluster, "spare", *FLAGS, nodes=2, spares=1)
     plain = steps_job(fresh_cluster, "plain", *FLAGS, nodes=2)
     for job in (spare, plain):
@@ -20,15 +23,13 @@ def test_a_dead_node_is_replaced_in_the_allocation_or_the_job_requeued_without_i
     assert second["nodes"] == ["n1", "n3"] and (second["job_id"], second["restart"]) == (first["job_id"], 0)
     steps = {number: [m["time"] for m in spare.run.metrics() if m["attempt"] == number] for number in (1, 2)}
     assert steps[2][0] - steps[1][-1] < 120
-    print("next step after", steps[2][0] - steps[1][-1])
     for job in (spare, plain):
         job.wait(seconds=100)
-        print(job.log)
-        assert job.unbroken(60)
+        assert job.unbroken(60), job.log
     assert spare.verdicts() == [("node failure", "retry"), ("finished", "stop")]
     assert spare.events("judged")[0]["exclude"] == ["n2"]
-    assert plain.verdicts()[0] in {("node failure", "leave"), ("lost", "leave")}
-    assert "n2" not in plain.events("launched")[-1]["nodes"] and plain.events("launched")[-1]["restart"] == 1
+    assert plain.verdicts()[0] == ("node failure", "leave") and plain.verdicts()[-1] == ("finished", "stop")
+    assert "n2" not in plain.events("launched")[-1]["nodes"] and plain.events("launched")[-1]["restart"] >= 1
 
 
 def test_the_supervisors_own_node_may_die(fresh_cluster, steps_job):
@@ -42,7 +43,6 @@ def test_the_supervisors_own_node_may_die(fresh_cluster, steps_job):
         job.wait(seconds=100)
     handed.until(lambda: handed.run.finished, "end", seconds=100)
     for job in (plain, spare, handed):
-        print(job.log)
         assert job.unbroken(60) and "n1" not in job.events("launched")[-1]["nodes"]
     assert spare.verdicts() == [("node failure", "leave"), ("finished", "stop")]
 
@@ -61,7 +61,6 @@ def test_slurmctld_may_die_and_come_back(fresh_cluster, steps_job):
     fresh_cluster.start_controller()
     for job in (runs, ends, leaves, crashes):
         job.wait(seconds=100)
-        print(job.log)
     assert all(job.unbroken(60) for job in (runs, leaves, crashes)) and ends.unbroken(20)
     assert runs.verdicts() == ends.verdicts() == [("finished", "stop")]
     assert leaves.verdicts() == [("saved", "leave"), ("finished", "stop")]
