@@ -13,6 +13,7 @@ from megavlm.platform.runs.state import describe
 from . import attempts, chains, standing
 from .chains import Chain
 from .hours import KINDS, hours
+from .jobs import SubmittedJob
 
 RUN_HELP = "a run folder, or a run's name under $MEGAVLM_RUNS (default ./runs)"
 SHOWN_RANKS = 16  # of more, only those that have been silent longest
@@ -46,11 +47,20 @@ def one(run: RunFolder) -> dict[str, Any]:
 
 def every() -> dict[str, Any]:
     """Every run under the runs' root, with one question to the scheduler for those that are not finished."""
-    told = [(run, describe(run)) for run in all_runs()]
-    by_run = chains.ask({run.name: chains.submitted(run) for run, facts in told if facts["state"] != "finished"})
-    rows = [_row(run, facts, by_run.get(run.name, [])) for run, facts in told]
+    told = [(run, *_glance(run)) for run in all_runs()]
+    by_run = chains.ask({run.name: submitted for run, facts, submitted in told if facts["state"] != "finished"})
+    rows = [_row(run, facts, by_run.get(run.name, [])) for run, facts, _ in told]
     asked = [chain for each in by_run.values() for chain in each]
     return {"root": str(default_runs_root()), "runs": rows, "scheduler": chains.unreachable(asked)}
+
+
+def _glance(run: RunFolder) -> tuple[dict[str, Any], dict[str, list[SubmittedJob]]]:
+    """A run's files and jobs. One that cannot be read, such as somebody else's, must not hide the others."""
+    try:
+        return describe(run), chains.submitted(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = {"name": run.name, "folder": str(run.root), "state": "unreadable", "attempts": 0, "step": None}
+        return told | {"saved_step": None, "error": f"{type(error).__name__}: {error}"}, {}
 
 
 def _row(run: RunFolder, facts: dict[str, Any], of_run: list[Chain]) -> dict[str, Any]:
@@ -142,7 +152,7 @@ def table_lines(facts: dict[str, Any]) -> Iterator[str]:
     for row in facts["runs"]:
         step = f"step {row['step']}" if row["step"] is not None else ""
         jobs = ", ".join(f"{job['name']} {job['means'] or job['state'].lower()}" for job in row["jobs"])
-        why = row["reason"] or row["error"] if row["state"] == "failed" else None
+        why = row["reason"] or row["error"] if row["state"] in {"failed", "unreadable"} else None
         told = "" if row["state"] == "finished" else why or row["advice"] or jobs
         yield f"{row['name']:<{width}}  {row['state']:<9}  {step:<12}  {' '.join(told.split())}".rstrip()
 

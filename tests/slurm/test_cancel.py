@@ -63,9 +63,9 @@ class TestOnSlurm:
         over = submitted(run, "d", cluster.submit(script="true"))
         other = cluster.submit(script="sleep 60")  # somebody else's
         wait_until(lambda: cluster.log(running) == "ready\n")
-        wait_until(lambda: (queue.ask([array])[array].tasks or {}).get("RUNNING") == 2)
+        outputs = [cluster.shared / f"slurm-{array}_{task}.out" for task in (0, 1)]
+        wait_until(lambda: all(path.exists() and path.read_text() == "ready\n" for path in outputs))
         cluster.wait(over, "COMPLETED")
-        time.sleep(0.5)  # for the traps of the array's tasks
         found = told(capsys)
         assert (found["marked"], found["asked"], found["attempt"]) == (True, [running, array], None)
         assert sorted(found["removed"]) == sorted([dependent, successor])

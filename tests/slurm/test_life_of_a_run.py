@@ -36,9 +36,9 @@ def test_it_is_cancelled_taken_up_again_and_ends(cluster, profile, steps_worker,
     monkeypatch.setenv("MEGAVLM_RUNS", str(tmp_path))
     run = start(tmp_path, "long", profile(), "--steps", "60", "--save-every", "10", "--start-seconds", "1")
     wrong = start(tmp_path, "wrong", profile(), "--steps", "9", "--fail", "2@3")
-    assert status.one(run)["state"] in {"queued", "starting"}
+    assert status.one(wrong)["state"] in {"queued", "starting", "running"}
     told: list[str] = []
-    files = lambda: sorted(run.attempts()[-1].logs.rglob("*.log")) if run.attempts() else []  # noqa: E731
+    files = lambda: sorted(run.root.glob("jobs/steps/slurm-*.log"))  # noqa: E731
     reader = threading.Thread(target=lambda: told.extend(follow(files, run, lines=99, merge=True)), daemon=True)
     reader.start()
     facts = until(run, lambda facts: (facts["step"] or 0) >= 5)
@@ -49,7 +49,7 @@ def test_it_is_cancelled_taken_up_again_and_ends(cluster, profile, steps_worker,
     assert facts["saved_step"] == facts["step"] and "requeue" in facts["advice"]
     assert facts["history"][-1]["asked"] == "cancel" and facts["hours"]["lost"] == 0
     reader.join(30)  # a cancelled run has nothing more to say
-    assert not reader.is_alive() and told
+    assert not reader.is_alive() and any("attempt 1: saved" in line for line in told)
     assert requeue.main(["long"]) == 0
     facts = until(run, lambda facts: facts["state"] == "finished")
     assert facts["attempts"] == 2 and facts["step"] == 60
@@ -62,7 +62,7 @@ def check_hours(run: RunFolder) -> None:
     parts = hours.split(run)
     steps = sum(line["seconds"] for line in run.metrics())
     assert sum(part.lost for part in parts.values()) == 0
-    assert steps <= sum(part.productive for part in parts.values()) < 2 * steps + 2
+    assert steps <= sum(part.productive for part in parts.values())
     assert all(part.start_up >= 1 for part in parts.values())
     for attempt in run.attempts():
         events = attempt.events()

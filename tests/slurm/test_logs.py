@@ -122,6 +122,13 @@ def test_the_rank_that_failed_first_comes_first(run, capsys):
     assert capsys.readouterr().out == "no error in the logs of mini\n"
 
 
+def wait_until(true, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
 def test_following_goes_on_in_the_next_attempt_and_ends_with_the_run(run):
     first = run.new_attempt()
     first.event("started", pid=1, host="elsewhere")
@@ -130,10 +137,10 @@ def test_following_goes_on_in_the_next_attempt_and_ends_with_the_run(run):
     files, told = (lambda: sorted(run.attempts()[-1].logs.rglob("*.log"))), []
     reader = threading.Thread(target=lambda: told.extend(follow(files, run, lines=2, merge=True)))
     reader.start()
-    time.sleep(0.7)
+    wait_until(lambda: len(told) == 2)
     with log.open("a") as out:
         out.write("d\ne")
-    time.sleep(0.7)
+    wait_until(lambda: len(told) == 3)
     run.new_attempt().log_path(1).write_text("next\nlast")
     run.mark_finished()
     reader.join(10)

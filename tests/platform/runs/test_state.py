@@ -79,9 +79,9 @@ def test_however_long_the_metrics_are_only_their_end_is_read(run):
     path = run.path("metrics.jsonl")
     with path.open("w") as out:
         out.writelines(f'{{"step": {step}, "pad": "{1000 * "x"}"}}\n' for step in range(100_000))
-    start = time.perf_counter()
+    start = time.process_time()
     assert describe(run)["metrics"]["step"] == 99_999
-    assert time.perf_counter() - start < 0.1  # all of it takes seconds
+    assert time.process_time() - start < 0.1  # all of it takes seconds
 
 
 @pytest.mark.parametrize("size", [10, TAIL_BYTES - 20, TAIL_BYTES, 3 * TAIL_BYTES, 20 * TAIL_BYTES])
