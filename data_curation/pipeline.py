@@ -18,6 +18,8 @@ from .funnel import settle, write_funnel, write_rejected
 from .run import CurationRun
 from .stages.base import Stage
 
+LAG_SECONDS = 60.0  # a network file system may show a new file of another machine so late: as long as NFS keeps folders
+
 
 def curate(run: CurationRun) -> None:
     """Bring a run to its end from wherever it stands.
@@ -77,9 +79,8 @@ class _Driver:
         name = "curate-" + re.sub(r"[^\w.-]", "-", stage.name)
         job = Job(name, commands, self.attempt.logs, stop=lambda: self.request.requested)
         failed = failures(self.executor.run(job, workers=choice.workers))
+        left = self._left(stage, pending, LAG_SECONDS if not failed else 0.0)
         settle(self.run, stage.name)
-        prints = task_fingerprints(self.run, stage.name, pending)
-        left = prints.keys() - self.run.ledger.done(stage.name, prints)
         if left:
             told, log = (failed[0].tail(5), failed[0].log) if failed else ("nobody said why", self.attempt.logs)
             raise MegaVLMError(
@@ -88,6 +89,15 @@ class _Driver:
                 where=str(log),
                 fix="mend the cause and run the same command: finished tasks are not done again",
             )
+
+    def _left(self, stage: Stage, tasks: Sequence[int], patience: float) -> set[int]:
+        """Those of the tasks that are not done, looked for again while they may be on their way from other machines."""
+        prints, end = task_fingerprints(self.run, stage.name, tasks), time.monotonic() + patience
+        while left := prints.keys() - self.run.ledger.done(stage.name, prints):
+            if time.monotonic() > end:
+                break
+            time.sleep(1.0)
+        return left
 
 
 def _command(run: CurationRun, stage: Stage, tasks: Sequence[int]) -> list[str]:

@@ -205,3 +205,84 @@ class EvenOnly(ShardStage):
             return pa.Table.from_pylist([row(key) for key in keys], schema=SCHEMA), {}
         return judge
 """
+
+
+FLAKY_STAGE = """
+from megavlm.data_curation.stages.ingest import Ingest
+from megavlm.platform.errors import InputError
+
+class Flaky(Ingest):
+    broken: list[str] = []
+
+    def judge(self, run):
+        judge = super().judge(run)
+        def work(shard):
+            if shard in self.broken:
+                raise InputError(f"{shard} is broken", fix="mend it")
+            return judge(shard)
+        return work
+"""
+
+
+def flaky(tools, folder: Path, broken: list[str]):
+    tree = tools.recipe(folder)
+    tree["curation"]["stages"] = {"flaky:Flaky": {"broken": broken}}
+    return tree
+
+
+@pytest.fixture
+def flaky_stage(tmp_path, monkeypatch):
+    (tmp_path / "flaky.py").write_text(FLAKY_STAGE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_failing_shard_stops_no_other_of_its_command(crawl, tools, curate, tmp_path, flaky_stage):
+    folder, _ = crawl
+    error = curate(flaky(tools, folder, ["00000"]), code=1)["error"]
+    assert "1 of 3 tasks are not done, 1 of 1 commands failed" in error["what"] and "00000 is broken" in error["what"]
+    ledger = CurationRun.open(tmp_path / "run").ledger
+    assert sorted(ledger.state("flaky:Flaky")) == [1, 2]
+    error = curate(flaky(tools, folder, ["00000", "00002"]), out="two", code=1)["error"]
+    assert "2 of 3 tasks failed: 00000, 00002" in error["what"]
+
+
+def test_a_worker_started_by_hand_does_what_is_left(crawl, tools, curate, tmp_path):
+    tree = tools.recipe(crawl[0])
+    tree["curation"]["stages"] = {"ingest": {}, "filter": {"min_side": 50}}
+    curate(tree)
+    curate(tree, "curation.stages.filter.min_side=51", "curation.executor.name=nobody:knows", code=2)
+    by_hand = ["curate", "worker", str(tmp_path / "run"), "--stage", "filter", "--task"]
+    assert main([*by_hand, "0-1"]) == 0 and main([*by_hand, "1"]) == 0
+    ledger = CurationRun.open(tmp_path / "run").ledger
+    assert [line.version for _, line in sorted(ledger.state("filter").items())] == [3, 3, 1]
+    told = curate(tree, "curation.stages.filter.min_side=51")
+    assert by_stage(told)["filter"]["done"] == 3 and not ledger.parts("filter")
+
+
+LATE_EXECUTOR = """
+import threading
+from megavlm.platform.executor import TaskResult
+from megavlm.platform.executor.in_process import InProcessExecutor
+
+class Late:
+    def run(self, job, *, workers):
+        done = lambda: InProcessExecutor().run(job)
+        threading.Timer(1.5, done).start()
+        return [TaskResult(task, 0, 0.0, job.log_path(index)) for index, task in enumerate(job.tasks)]
+"""
+
+
+def test_marks_that_another_machine_made_may_be_seen_late(crawl, tools, curate, tmp_path, monkeypatch):
+    (tmp_path / "late.py").write_text(LATE_EXECUTOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = tools.recipe(crawl[0])
+    tree["curation"] |= {"stages": {"ingest": {}}, "executor": {"name": "late:Late"}}
+    assert curate(tree)["funnel"][0]["done"] == 3
+
+
+def test_the_list_of_an_earlier_version_is_said(crawl, tools, curate, tmp_path, capsys):
+    curate(tools.recipe(crawl[0]))
+    (tmp_path / "run" / "ledger" / "shards.json").write_text('[{"name": "00000", "url": "x", "size": 1}]')
+    assert main(["curate", "status", str(tmp_path / "run")]) == 2
+    assert "earlier version" in capsys.readouterr().err
+    assert curate(tools.recipe(crawl[0]))["finished"]
