@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     words, overrides = split_overrides(own)
     args = _arguments(words)
     profile = adjusted(load_profile(args.cluster), args)
+    if args.nodes is None:
+        args.nodes = _nodes(args, overrides, profile)
     checks.check_limits(profile, args.nodes, args.spares)
     partition, notes = _partition(profile, args)
     todo = _work(args, overrides, verb, profile)
@@ -57,7 +59,9 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--stage", help="this stage of the recipe only")
     p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE, or the verb's own --out, or runs/VERB)")
     p.add_argument("--name", help="the run's name under runs/ instead of the recipe's or verb's")
-    p.add_argument("--nodes", type=int, default=1, help="machines of one job (default 1)")
+    p.add_argument(
+        "--nodes", type=int, help="machines of one job (default: the fewest that the layouts need; a verb: 1)"
+    )
     p.add_argument("--spares", type=int, default=0, help="so many machines more, to take the place of one that dies")
     p.add_argument("--minutes", type=int, help="time limit of a job; what is left goes on in the next one")
     p.add_argument("--partition", help="instead of the profile's")
@@ -77,6 +81,11 @@ def adjusted(profile: ClusterProfile, args: argparse.Namespace) -> ClusterProfil
     changed = {key: value for key, value in given.items() if value is not None}
     own: ClusterProfile = ClusterProfile.parse(profile.model_dump(mode="json") | changed, where="command line")
     return own
+
+
+def _nodes(args: argparse.Namespace, overrides: list[str], profile: ClusterProfile) -> int:
+    """How many when nobody says."""
+    return work.fewest_nodes(args.recipe, overrides, profile.processes, args.stage) if args.recipe else 1
 
 
 def _work(args: argparse.Namespace, overrides: list[str], verb: list[str] | None, profile: ClusterProfile) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -62,6 +63,14 @@ def of_recipe(
     stages = recipe.tree["stages"]
     pieces = [Piece(each, _train(run, each, processes), _waits(stages[each])) for each in names]
     return Work(run, pieces, plan, recipe)  # a recipe's stages stand after those they wait for
+
+
+def fewest_nodes(name: str, overrides: Sequence[str], processes: int, stage: str | None) -> int:
+    """The smallest number of nodes on which every stage's layout comes out even, with so many processes on each."""
+    stages = load_recipe(name, overrides).tree.get("stages", {})
+    layouts = [each["parallel"] for key, each in stages.items() if stage in (None, key)]
+    ranks = math.lcm(*(math.prod(layout[axis] for axis in ("tp", "pp", "cp")) for layout in layouts))
+    return ranks // math.gcd(ranks, processes)
 
 
 def _train(run: Path, stage: str, processes: int) -> list[str]:
