@@ -20,6 +20,8 @@ from .rules import NOTES, RULES, answered
 
 __all__ = ["ENOUGH", "Verdict", "judge", "judge_records", "read_records", "slow"]
 Record = dict[str, Any]
+NUMBERS = ("figures", "counts", "free", "clock")
+SHAPE: dict[str, type] = dict.fromkeys((*NUMBERS, "versions", "errors"), dict) | {"gpus": list}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,4 +74,15 @@ def _read(path: Path) -> Record | None:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and _sound(found) else None
+
+
+def _sound(record: Record) -> bool:
+    """Whether a record has the shape that node.py gives it: one file that is damaged must not stop the verdict."""
+    shaped = all(isinstance(record.get(part, kind()), kind) for part, kind in SHAPE.items())
+    values = (
+        [value for part in NUMBERS for value in record.get(part, {}).values()]
+        if shaped and "figures" in record
+        else [""]
+    )
+    return all(isinstance(value, (int, float)) for value in values)

@@ -20,6 +20,7 @@ from ..profile import ClusterProfile
 
 MODULE = "megavlm.slurm.preflight.node"
 JOB = "megavlm-preflight"
+STEP = ("--export=ALL", "--input=none", "--mpi=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +51,13 @@ def srun(profile: ClusterProfile, names: Sequence[str], where: Where, job: str |
     """
     count = f"{len(names) if names else where.nodes}"
     words = ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", f"--job-name={JOB}"]
-    words += ["--export=ALL", "--input=none", "--mpi=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"]
+    words += [*STEP, f"--time={math.ceil(profile.preflight.seconds / 60) + 1}"]
     words += [f"--nodelist={','.join(names)}"] if names else []
     if job is not None:
         return [*words, f"--jobid={job}", "--overlap", *srun_words(profile)]
-    asked: dict[str, str | int | None] = {
-        "partition": where.partition or profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-    }
-    asked |= {"gpus-per-node": profile.gpus_per_node or None, "cpus-per-task": profile.cpus_per_task}
-    asked |= {"mem": profile.memory, "time": math.ceil(profile.preflight.seconds / 60) + 1}
+    asked: dict[str, str | int | None] = {"partition": where.partition or profile.partition}
+    asked |= {"account": profile.account, "qos": profile.qos, "cpus-per-task": profile.cpus_per_task}
+    asked |= {"gpus-per-node": profile.gpus_per_node or None, "mem": profile.memory}
     words += [f"--{name}={value}" for name, value in asked.items() if value is not None]
     return [*words, *(["--exclusive"] if profile.exclusive else []), *_further(profile), *srun_words(profile)]
 
@@ -76,11 +73,7 @@ def start(profile: ClusterProfile, folder: Path, full: bool, where: Where) -> li
     names = chosen(where, job, profile.partition)
     profile = mounted(profile, [folder, *code_folders()])
     words = srun(profile, names, where, job) + with_setup(profile, node_words(profile, folder, full))
-    patience = None if job is None else profile.preflight.seconds + 30
-    try:
-        subprocess.run(words, env=environment(profile), stdout=sys.stderr, timeout=patience)
-    except subprocess.TimeoutExpired:
-        print(f"srun did not end within {patience:.0f} s", file=sys.stderr)
+    subprocess.run(words, env=environment(profile), stdout=sys.stderr)
     return names or _used(folder)
 
 

@@ -69,13 +69,15 @@ class Guest:
     address: str
     port: int
     line: Line
+    gone: bool = False
 
     def ask(self, request: Message, seconds: float) -> Message:
-        """Its answer; {"error": ...} when none comes in time."""
+        """Its answer; {"error": ...} when none comes in time, and then it is gone: a later answer would mislead."""
         try:
             self.line.send(request)
             return self.line.receive(seconds)
         except OSError as error:
+            self.gone = True
             return {"error": str(error) or "no answer"}
 
 

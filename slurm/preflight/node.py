@@ -114,6 +114,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--worst", type=float, default=0.5, help="below this part of the median, measure again")
     parser.add_argument("--seconds", type=float, default=300.0, help="for all of it")
     args = parser.parse_args(argv)
+    watchdog = threading.Timer(args.seconds, os._exit, [1])  # a disk or GPU that hangs must not hold up the others
+    watchdog.daemon = True
+    watchdog.start()
     node = Node(args.folder, args.full)
     node.measure()
     node.write()

@@ -51,7 +51,7 @@ class Survey:
     def by_pairs(self, figure: str, meet: Meet) -> None:
         """Every node's best of a few rounds with other partners; who looks slow meets good nodes a few times more."""
         for pairs in rounds_of_pairs(sorted(self.guests)):
-            self._met(figure, meet(pairs))
+            self._met(figure, meet([pair for pair in pairs if not any(self.guests[node].gone for node in pair)]))
         for _ in range(AGAIN):
             values = self.figures.get(figure, {})
             suspects = sorted(slow(values, self.worst))

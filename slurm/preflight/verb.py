@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,14 +81,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _new_folder(out: Path | None) -> Path:
     """A folder of this check's own, below `out` or where runs lie."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder = (out or default_runs_root() / ".preflight").absolute() / name
+    within = (out or default_runs_root() / ".preflight").absolute()
     try:
-        folder.mkdir(parents=True)
+        within.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=within))
     except OSError as error:
         fix = "give a folder that you may write and all nodes see"
-        raise ConfigError(f"cannot make {folder}: {error.strerror}", where="--out", fix=fix) from None
-    return folder
+        raise ConfigError(f"cannot make a folder in {within}: {error.strerror}", where="--out", fix=fix) from None
 
 
 def _here(folder: Path, full: bool) -> list[str]:
