@@ -15,7 +15,7 @@ from . import chains, jobs
 
 POLL_SECONDS = 0.5
 TAIL_BYTES = 1 << 20  # of a file that is there already, so much is looked at for its last lines
-ASK_SECONDS = 15.0  # between two questions to the scheduler
+ASK_SECONDS, LAST_WORDS_SECONDS = 15.0, 2.0  # between two questions to the scheduler
 OVER = {"finished", "cancelled"}
 OVER_BY_HAND = {"failed", "saved", "stopped"}  # a run without jobs: nobody starts it again
 
@@ -87,14 +87,15 @@ class Watch:
         self._run, self._asked, self._alive = run, float("-inf"), True
 
     def over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether nothing more will come. A job says its last words after the run's files say that it is over."""
         state = describe(self._run)["state"]
-        if state in OVER or state == "running":
-            return state in OVER
+        if state == "running":
+            return False
         if not jobs.current(self._run):
-            return state in OVER_BY_HAND
-        if time.monotonic() - self._asked >= ASK_SECONDS:
+            return state in OVER | OVER_BY_HAND
+        if time.monotonic() - self._asked >= (LAST_WORDS_SECONDS if state in OVER else ASK_SECONDS):
             found = chains.chains(self._run)
-            self._alive = chains.unreachable(found) is not None or any(chain.alive for chain in found)
+            unknown = chains.unreachable(found) is not None and state not in OVER
+            self._alive = unknown or any(chain.alive for chain in found)
             self._asked = time.monotonic()
         return not self._alive
