@@ -15,10 +15,9 @@ from typing import Any
 
 from ..profile import Preflight
 from .figures import FIGURES
-from .fleet import ENOUGH, Fleet, slow
+from .fleet import Fleet
 from .rules import NOTES, RULES, answered
 
-__all__ = ["ENOUGH", "Verdict", "judge", "judge_records", "read_records", "slow"]
 Record = dict[str, Any]
 NUMBERS = ("figures", "counts", "free", "clock")
 SHAPE: dict[str, type] = dict.fromkeys((*NUMBERS, "versions", "errors"), dict) | {"gpus": list}

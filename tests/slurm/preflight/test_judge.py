@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megavlm.slurm.preflight.figures import FIGURES
-from megavlm.slurm.preflight.judge import judge, judge_records, slow
+from megavlm.slurm.preflight.fleet import slow
+from megavlm.slurm.preflight.judge import judge, judge_records
 from megavlm.slurm.profile import Preflight
 
 OPTIONS = Preflight(worst=0.5, seconds=90)
