@@ -21,6 +21,7 @@ AWAY = re.compile(
     r"|communication|connect failure|authentication|temporarily unable|failed: -\d+$",
     re.IGNORECASE,
 )
+UNKNOWN = re.compile(r"invalid (job|node|partition)|not found", re.IGNORECASE)
 STAYS = {"RUNNING", "SUSPENDED", "CONFIGURING", "RESIZING", "SIGNALING"}
 UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING"}
 
@@ -79,14 +80,15 @@ def ask(*words: str, patience: float = FOREVER) -> str:
     """What a command of Slurm prints; while slurmctld is away, tried again with growing pauses for `patience` seconds.
 
     It may be restarted or overloaded for a while: no reason to give up a job. Raises SlurmError when the patience is
-    over, and for any other failure at once.
+    over, and for any other failure at once. Of questions (`scontrol show`) only a name that Slurm does not know is one.
     """
     end, pause = time.monotonic() + patience, 1.0
     while True:
         try:
             return run(*words)
         except SlurmError as error:
-            if not AWAY.search(error.what) or time.monotonic() + pause > end:
+            passing = not UNKNOWN.search(error.what) if "show" in words else AWAY.search(error.what)
+            if not passing or time.monotonic() + pause > end:
                 raise
             say(f"{error.what}; trying again in {pause:.0f} s")
             time.sleep(pause)

@@ -21,19 +21,16 @@ from .say import say, tell
 from .srun import attempt_words, cpus_per_node, on_node, rendezvous_port
 from .step import Step
 from .watch import TRAINING, Silence, Watch
-from .wish import Wish
 
 POLL_SECONDS = 0.5
 WITHOUT_A_NODE = 5.0  # seconds for the living nodes' tasks to be killed, when Slurm waits for those of a dead one
 
 
 class Trial:
-    """`good`: nodes fit for work, more than needed where there are spares. `obey`: called when something was asked."""
+    """`good`: nodes fit for work, more than needed where there are spares; `heard`: whether they are wanted back."""
 
-    def __init__(
-        self, order: Order, wish: Wish, obey: Callable[[], None], attempt: Attempt, good: Sequence[Node]
-    ) -> None:
-        self._order, self._wish, self._obey, self._attempt = order, wish, obey, attempt
+    def __init__(self, order: Order, heard: Callable[[], bool], attempt: Attempt, good: Sequence[Node]) -> None:
+        self._order, self._heard, self._attempt = order, heard, attempt
         self._nodes, self._spares = list(good[: order.nodes]), list(good[order.nodes :])
         self._watch = Watch(order.profile.hang, expected=order.verb[0] in TRAINING)
         self._next_look = 0.0
@@ -47,9 +44,9 @@ class Trial:
         step = self._start()
         while (code := step.poll()) is None:
             time.sleep(POLL_SECONDS)
-            self._listen()
+            self._heard()
             self._look_after(step)
-        if code not in SPEAKING and not self._dead and not self._wish.why:
+        if code not in SPEAKING and not self._dead and not self._heard():
             self._dead = self._silent()
         facts = Facts(
             code=code,
@@ -86,18 +83,6 @@ class Trial:
             places.COUNT: str(order.nodes),
             places.MEETING: meeting,
         }
-
-    def _listen(self) -> None:
-        """Pass a wish on to the ranks, through the attempt's folder: a signal would hit every process of the step."""
-        if not self._wish.news():
-            return
-        why = "signal" if self._wish.why == "requeue" else self._wish.why
-        tell(self._attempt, "asked", why=why)
-        try:
-            self._attempt.request_save()
-        except OSError as error:
-            say(f"the wish to save cannot be written: {error}")
-        self._obey()
 
     def _look_after(self, step: Step) -> None:
         """End the step when a node of it is gone, or when it hangs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 from megavlm.platform.runs import Attempt
 
@@ -54,9 +55,21 @@ class Supervisor:
             if decision.action == "leave":
                 return self._leave(decision)
 
-    def obey(self) -> None:
-        """Something was heard: what cannot wait for the end of the attempt, since Slurm may end this process before."""
-        say(f"asked to save and leave: {self.wish.why}")
+    def heard(self, attempt: Attempt) -> bool:
+        """Whether the nodes are wanted back. A new wish goes to the ranks, through the attempt's folder, since a signal
+        would hit every process of the step; and what cannot wait for the attempt's end is done."""
+        if self.wish.news():
+            say(f"asked to save and leave: {self.wish.why}")
+            tell(attempt, "asked", why=self.wish.why)
+            try:
+                attempt.request_save()
+            except OSError as error:
+                say(f"the wish to save cannot be written: {error}")
+            self._hasten()
+        return self.wish.why is not None
+
+    def _hasten(self) -> None:
+        """Slurm may end this process before the attempt is over."""
         if self.wish.cancelled:
             self.successor.dismiss(success=False)
         elif self.wish.going and self.wish.why != "requeue" and not self.order.successor:
@@ -95,10 +108,9 @@ class Supervisor:
         if len(good) < self.order.nodes:
             told = ", ".join(f"{node}: {why}" for node, why in bad.items())
             return Ending(Verdict.PREFLIGHT, 1, f"too few nodes passed; {told}", bad=tuple(bad))
-        if self.wish.news() or self.wish.why:
-            self.obey()
+        if self.heard(attempt):
             return self._not_started(f"asked to leave before it began: {self.wish.why}")
-        ending = Trial(self.order, self.wish, self.obey, attempt, good).work()
+        ending = Trial(self.order, partial(self.heard, attempt), attempt, good).work()
         return dataclasses.replace(ending, bad=tuple(sorted({*ending.bad, *bad})))
 
     def _not_started(self, reason: str) -> Ending:
@@ -138,10 +150,7 @@ class Supervisor:
 
     def _stop(self, decision: Decision) -> int:
         say(f"stops for good with exit code {decision.exit_code}: {decision.reason}")
-        try:
-            self.successor.dismiss(success=decision.exit_code == 0)
-        except SlurmError as error:
-            say(f"its successor, job {self.successor.job_id}, cannot be cancelled: {error.what}")
+        self.successor.dismiss(success=decision.exit_code == 0)
         return decision.exit_code
 
     def _leave(self, decision: Decision) -> int:

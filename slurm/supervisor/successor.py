@@ -32,15 +32,17 @@ class Successor:
         later = ids[ids.index(self._me) + 1 :] if self._me in ids else []
         return later[0] if later else None
 
-    def send(self, exclude: Sequence[str] = ()) -> int:
-        """Submit it unless it is there, and have everything that waits for this job wait for either; returns its id."""
-        if self.job_id is None:
-            self.job_id = self._submit(exclude)
-            say(f"job {self.job_id} waits to go on where this one stops")
-        elif exclude:
-            ask("scontrol", "update", f"JobId={self.job_id}", f"ExcNodeList={','.join(exclude)}")
-        self.take_dependents()
-        return self.job_id
+    def send(self, exclude: Sequence[str] = ()) -> None:
+        """Submit it unless it is there, and have everything that waits for this job wait for either."""
+        try:
+            if self.job_id is None:
+                self.job_id = self._submit(exclude)
+                say(f"job {self.job_id} waits to go on where this one stops")
+            elif exclude:
+                ask("scontrol", "update", f"JobId={self.job_id}", f"ExcNodeList={','.join(exclude)}")
+            self._rewrite(handed_on, self.job_id)
+        except SlurmError as error:
+            say(f"nobody may go on where this job stops: {error.what}")
 
     def _submit(self, exclude: Sequence[str]) -> int:
         script = jobs.folder(self._run, self._name) / jobs.SCRIPT
@@ -58,18 +60,16 @@ class Successor:
         except OSError as error:
             say(f"job {job_id} cannot be written down: {error}")
 
-    def take_dependents(self) -> None:
-        """Jobs that wait for this one shall wait for either; done again for those that were submitted meanwhile."""
-        if self.job_id is not None:
-            self._rewrite(handed_on, self.job_id)
-
     def dismiss(self, success: bool) -> None:
         """Cancel it. After `success`, whoever waits for it and for others waits for this job again."""
         if self.job_id is None:
             return
-        if success:
-            self._rewrite(given_back, self.job_id)
-        ask("scancel", str(self.job_id), patience=PATIENCE)
+        try:
+            if success:
+                self._rewrite(given_back, self.job_id)
+            ask("scancel", str(self.job_id), patience=PATIENCE)
+        except SlurmError as error:  # it finds out by itself that there is nothing to do
+            say(f"its successor, job {self.job_id}, cannot be cancelled: {error.what}")
 
     def _rewrite(self, rule: Callable[[str, int, int], str | None], successor: int) -> None:
         """Give every waiting job of this user the dependency that `rule` makes of its own."""

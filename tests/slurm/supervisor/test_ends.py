@@ -77,11 +77,3 @@ def test_a_node_that_fails_its_preflight_is_replaced_or_left(fresh_cluster, step
     assert plain.verdicts() == [("preflight", "leave"), ("finished", "stop")]
     assert "n1" not in plain.events("launched")[0]["nodes"]
     assert fresh_cluster.job(plain.job_id)["ExcNodeList"] == "n1"
-
-
-def test_a_thousand_steps_with_saves_and_evaluations_raise_no_alarm(cluster, steps_job):
-    often = ("--save-every", "200", "--save-seconds", "1", "--evaluate-every", "400", "--evaluate-seconds", "8")
-    hang = {"seconds": 6, "steps": 10, "other_seconds": 30}  # an evaluation is longer than a silence may be
-    job = steps_job(cluster, "long", "--steps", "1000", "--seconds", "0.01", *often, nodes=2, hang=hang)
-    job.wait(seconds=110)
-    assert job.unbroken(1000) and job.events("hang") == [] and job.verdicts() == [("finished", "stop")]

@@ -1,4 +1,4 @@
-"""Jobs that have to give their nodes back: time limits, preemption, signals, people. All of them end as if unbroken."""
+"""Jobs that have to give their nodes back: preemption, signals, people. All of them end as if unbroken."""
 
 from __future__ import annotations
 
@@ -63,26 +63,6 @@ def test_signals_and_people(cluster, steps_job):
         if job is not admin:
             assert job.verdicts() == [("saved", "leave")] * (attempts - 1) + [("finished", "stop")]
     assert batch.events("asked")[0]["why"] == "signal" and steps.events("asked") == []
-
-
-def test_the_time_limit(cluster, steps_job):
-    """Slurm tells of it up to half a minute early, and enforces it up to half a minute late."""
-    flags = ("--steps", "120", "--seconds", "0.4", "--save-every", "25")
-    limited = {"minutes": 1, "save_seconds": 40, "sbatch": ELSEWHERE}
-    requeued = steps_job(cluster, "requeued-in-time", *flags, **limited)
-    handed = steps_job(cluster, "handed-on", *flags, successor=True, **limited)
-    waits = cluster.submit(f"--dependency=afterok:{handed.job_id}", "--kill-on-invalid-dep=yes", "-n1", script="true")
-    deaf = ("--steps", "55", "--seconds", "2", "--save-every", "5")  # hears of the limit when it is there
-    late = steps_job(cluster, "cut-off", *deaf, minutes=1, save_seconds=1, sbatch=ELSEWHERE)
-    requeued.wait(seconds=120)
-    cluster.wait(waits, "COMPLETED", seconds=120)
-    for job in (requeued, handed):
-        assert job.unbroken(120) and job.verdicts()[-1] == ("finished", "stop"), job.log
-        assert {action for _, action in job.verdicts()[:-1]} == {"leave"}
-        assert {event["why"] for event in job.events("asked")} == {"time limit"}
-    assert {job.by for job in jobs.history(handed.run)[1:]} == {"successor"}
-    late.wait(seconds=180)
-    assert late.unbroken(55) and len(late.run.attempts()) > 1, late.log
 
 
 def test_a_cancelled_run_is_not_started_again(cluster, steps_job):
