@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megavlm.platform.config import load_recipe
@@ -15,6 +15,7 @@ from megavlm.slurm.work import fewest_nodes
 layouts = st.fixed_dictionaries({"tp": st.sampled_from([1, 2, 4, 8]), "pp": st.sampled_from([1, 2, 3, 4])})
 
 
+@settings(max_examples=15)
 @given(st.lists(layouts, min_size=1, max_size=3), st.sampled_from([1, 2, 4, 8]))
 def test_the_fewest_nodes_on_which_every_layout_comes_out_even(tmp_path_factory, wanted, processes):
     tree = load_recipe("nvlm-d-mini").tree
