@@ -23,6 +23,7 @@ from .step import Step
 from .watch import TRAINING, Silence, Watch
 
 POLL_SECONDS = 0.5
+NAMED = 8  # of many ranks, how many a line of the log names
 WITHOUT_A_NODE = 5.0  # seconds for the living nodes' tasks to be killed, when Slurm waits for those of a dead one
 
 
@@ -91,19 +92,23 @@ class Trial:
         if step.lost_a_node() and (dead := self._silent()):
             self._dead = dead
             step.kill(WITHOUT_A_NODE)
-        elif silence := self._watch.look(self._beats()):
+        elif silence := self._quiet():
             self._end_hang(step, silence)
         self._next_look = time.monotonic() + self._watch.interval / 2
 
     def _end_hang(self, step: Step, silence: Silence) -> None:
-        say(f"no step of ranks {list(silence.ranks)} for {silence.seconds:.0f} s: which nodes answer?")
+        say(f"no sign of ranks {listed(silence.ranks)} for {silence.seconds:.0f} s: which nodes answer?")
         self._dead = self._silent()
         if self._dead:
             step.kill(WITHOUT_A_NODE)
             return
-        self._silence = silence
+        again = self._quiet()
+        if again is None or step.poll() is not None:
+            say("the ranks are heard again")
+            return
+        self._silence = again
         self._suspects = find_suspects(self._attempt, self._nodes, on_node(self._order.profile, "stacks"))
-        told = {"step": silence.step, "seconds": round(silence.seconds, 1), "suspects": self._suspects}
+        told = {"step": again.step, "seconds": round(again.seconds, 1), "suspects": self._suspects}
         missing = {"note": note} if (note := without_stacks(self._attempt)) else {}
         tell(self._attempt, "hang", **told, stacks=str(self._attempt.root / "stacks"), **missing)
         step.kill()
@@ -116,9 +121,16 @@ class Trial:
             self._refused = error.what
             return ()
 
-    def _beats(self) -> list[dict[str, Any]]:
+    def _quiet(self) -> Silence | None:
+        """A silence of the ranks; none while the file system is away, through which alone they could be heard."""
         try:
-            return self._attempt.heartbeats()
-        except (OSError, ValueError) as error:  # a file system that is away for a moment is no hang of the ranks
+            return self._watch.look(self._attempt.heartbeats())
+        except (OSError, ValueError) as error:
             say(f"the heartbeats cannot be read: {error}")
-            return []
+            return None
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """Some ranks for people; of thousands the first few."""
+    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
+    return ", ".join(map(str, ranks[:NAMED])) + more
