@@ -94,6 +94,7 @@ def files() -> dict[str, list[bytes]]:
         "mosaics 2048x1536": mosaics(2048, 1536, 4),
         "enlarged to 4000x3000": enlarged(4000, 3000, ["china", "coffee", "hubble"]),
         "mosaics 4000x3000": mosaics(4000, 3000, 3),
+        "mosaics 3997x2999": mosaics(3997, 2999, 2),
     }
 
 
