@@ -1,6 +1,6 @@
 """Plain JPEGs decoded no larger than needed and resized by OpenCV; every other file as `exact` does it.
 
-Measured against Pillow alone: 3 to 8 times as many images per CPU-second, at 47 dB in the median (benchmarks/decode.md).
+Against Pillow alone: 3 to 8 times as many images per CPU-second, at 47 dB in the median (benchmarks/decode.md).
 """
 
 from __future__ import annotations
