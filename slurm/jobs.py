@@ -48,8 +48,8 @@ def add(run: RunFolder, job: SubmittedJob) -> None:
 def history(run: RunFolder) -> list[SubmittedJob]:
     """Every submission, oldest first."""
     known = {field.name for field in dataclasses.fields(SubmittedJob)}
-    lines = read_lines(run.path(FILE))
-    return [SubmittedJob(**{key: value for key, value in line.items() if key in known}) for line in lines]
+    lines = [line for line in read_lines(run.path(FILE)) if known <= line.keys()]  # not those of another version
+    return [SubmittedJob(**{key: line[key] for key in known}) for line in lines]
 
 
 def current(run: RunFolder) -> dict[str, SubmittedJob]:

@@ -26,6 +26,8 @@ OURS = {
 COMMENT = """\
 # Written by `megavlm submit`. What is exec'ed at the end is the batch shell: it gets the signal before the time limit,
 # starts the work on all nodes with srun, watches it, and saves and requeues it."""
+# Bash would die of it; what is exec'ed inherits this until it listens itself.
+DEAF = "trap '' USR1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class JobScript:
 def render(job: JobScript) -> str:
     """The script. Raises ConfigError for what neither a script nor Slurm can carry unchanged."""
     lines = ["#!/bin/bash", *(_option(*option) for option in _options(job)), COMMENT]
-    lines += [*job.profile.setup, *_exports(job)]
+    lines += [DEAF, *job.profile.setup, *_exports(job)]
     return "\n".join([*lines, f"exec {' '.join(quote(word) for word in supervisor(job))}"]) + "\n"
 
 

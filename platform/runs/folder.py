@@ -41,7 +41,8 @@ def all_runs() -> list[RunFolder]:
 
 def _is_run(path: Path) -> bool:
     """Whether `path` holds a run: one that began, or one that was only submitted (jobs.jsonl) and has to wait."""
-    return (path / "config.yaml").is_file() or (path / "jobs.jsonl").is_file()
+    # os.path: unlike pathlib's, its questions say no where a folder is closed to us, as others' may be in a shared root
+    return any(os.path.isfile(path / name) for name in ("config.yaml", "jobs.jsonl"))
 
 
 class RunFolder:
