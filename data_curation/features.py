@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,17 +29,17 @@ def write_features(path: Path, features: np.ndarray) -> None:
     beside.rename(path)
 
 
-def read_features(run: CurationRun, shard: str) -> np.ndarray:
-    """float32 [n, d] of one shard."""
+def read_features(run: CurationRun, shard: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """float32 [n, d]: rows start..stop of one shard, to its end when `stop` is None."""
+    return read_half(run, shard, start, stop).astype(np.float32)
+
+
+def read_half(run: CurationRun, shard: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The same as they are stored, in float16."""
     import zarr
 
-    return np.asarray(zarr.open_array(run.folder.path("embed", f"{shard}.zarr"), mode="r")[...], dtype=np.float32)
-
-
-def read_all(run: CurationRun, shards: Iterable[str]) -> np.ndarray:
-    """float32 [N, d] of several shards, empty ones left out."""
-    parts = [part for shard in shards if len(part := read_features(run, shard))]
-    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    array = zarr.open_array(run.folder.path("embed", f"{shard}.zarr"), mode="r")
+    return np.asarray(array[start:stop])
 
 
 def unit(features: np.ndarray, mean: np.ndarray | float = 0.0) -> np.ndarray:

@@ -43,9 +43,9 @@ def curate(run: CurationRun) -> None:
         run.folder.mark_finished()
 
 
-def pending_tasks(run: CurationRun, stage: Stage) -> list[int]:
-    """Tasks of a stage that are not done. The stages before it must be complete."""
-    prints = task_fingerprints(run, stage.name, range(stage.tasks(run)))
+def pending_tasks(run: CurationRun, stage: Stage, tasks: Sequence[int] | None = None) -> list[int]:
+    """Those of a stage's tasks (all when None) that are not done. The stages before it must be complete."""
+    prints = task_fingerprints(run, stage.name, range(stage.tasks(run)) if tasks is None else tasks)
     done = run.ledger.done(stage.name, prints)
     return [task for task in prints if task not in done]
 
@@ -63,18 +63,22 @@ class _Driver:
             raise SavedResumable(f"stopped before stage '{stage.name}'", fix="the same command goes on from here")
         run, started = self.run, time.monotonic()
         settle(run, stage.name)
-        pending = pending_tasks(run, stage)
-        if pending:
-            run.folder.path("finished").unlink(missing_ok=True)
-            self.attempt.event("stage", name=stage.name, pending=len(pending), tasks=stage.tasks(run))
-            self._have_done(stage, pending)
+        done = 0
+        for tasks in stage.rounds(run):
+            if pending := pending_tasks(run, stage, tasks):
+                run.folder.path("finished").unlink(missing_ok=True)
+                self.attempt.event("stage", name=stage.name, pending=len(pending), tasks=len(tasks))
+                self._have_done(stage, pending)
+                done += len(pending)
+        if done:
             seconds = time.monotonic() - started
-            run.folder.append_metrics({"stage": stage.name, "tasks": len(pending), "seconds": seconds})
+            run.folder.append_metrics({"stage": stage.name, "tasks": done, "seconds": seconds})
         stage.finish(run)
 
     def _have_done(self, stage: Stage, pending: Sequence[int]) -> None:
         choice = self.run.config.executor
-        commands = [_command(self.run, stage, group) for group in groups(pending, choice.tasks_per_command)]
+        each = 1 if stage.large_tasks else choice.tasks_per_command
+        commands = [_command(self.run, stage, group) for group in groups(pending, each)]
         # a third party's stage is called "module:object", which is no file name
         name = "curate-" + re.sub(r"[^\w.-]", "-", stage.name)
         job = Job(name, commands, self.attempt.logs, stop=lambda: self.request.requested)

@@ -32,8 +32,8 @@ def shares(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarr
 def top_down(sizes: np.ndarray, parents: Sequence[np.ndarray], target: int, seed: int) -> np.ndarray:
     """Each finest cluster's share, int64 [k], from the images in each, `sizes` int64 [k].
 
-    `parents[t]` int32 [k_t] names the cluster of level t + 1 that each of level t lies in. The target is shared among the
-    coarsest clusters, then each one's share among its children, down to the finest.
+    `parents[t]` int32 [k_t] names the cluster of level t + 1 that each of level t lies in. The target is shared among
+    the coarsest clusters, then each one's share among its children, down to the finest.
     """
     rng = np.random.default_rng(seed)
     by_level = [sizes]
@@ -42,8 +42,8 @@ def top_down(sizes: np.ndarray, parents: Sequence[np.ndarray], target: int, seed
     given = shares(by_level[-1], target, rng)
     for up, below in zip(reversed(parents), reversed(by_level[:-1]), strict=True):
         parts = np.zeros(len(below), np.int64)
-        for parent in np.flatnonzero(given).tolist():
-            children = np.flatnonzero(up == parent)
-            parts[children] = shares(below[children], int(given[parent]), rng)
+        children_of = np.split(np.argsort(up, kind="stable"), np.cumsum(np.bincount(up, minlength=len(given)))[:-1])
+        for share, children in zip(given.tolist(), children_of, strict=True):
+            parts[children] = shares(below[children], share, rng)
         given = parts
     return given

@@ -1,8 +1,8 @@
 """Hierarchical K-means with resampling (arXiv 2405.15613, from its description): level after level of centroids.
 
-The first level clusters the rows, each further one the centroids of the level below. Resampling makes the centroids of a
-level less crowded where the rows are: of every cluster the few rows nearest to its centroid stay, K-means runs on those,
-and all rows are assigned anew.
+The first level clusters the rows, each further one the centroids of the level below. Resampling makes the centroids of
+a level less crowded where the rows are: of every cluster the few rows nearest to its centroid stay, K-means runs on
+those, and all rows are assigned anew.
 """
 
 from __future__ import annotations

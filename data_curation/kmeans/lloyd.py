@@ -54,7 +54,9 @@ def add_up(blocks: Iterable[np.ndarray], search: Search, shape: tuple[int, int])
     sums = Sums(np.zeros(shape), np.zeros(shape[0], np.int64), 0.0)
     for block in blocks:
         nearest, cosines = search(block)
-        belongs = scipy.sparse.csr_array((np.ones(len(block)), (nearest, np.arange(len(block)))), (shape[0], len(block)))
+        belongs = scipy.sparse.csr_array(
+            (np.ones(len(block)), (nearest, np.arange(len(block)))), (shape[0], len(block))
+        )
         sums.rows += belongs @ block.astype(np.float64)
         sums.counts += np.bincount(nearest, minlength=shape[0])
         sums.cosine += float(on_grid(cosines).sum(dtype=np.float64))

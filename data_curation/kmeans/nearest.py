@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def faiss_search(centroids: np.ndarray) -> Search:
     """FAISS's flat index, on all GPUs where faiss-gpu is installed."""
     import faiss
 
-    index = faiss.IndexFlatIP(centroids.shape[1])
+    index: Any = faiss.IndexFlatIP(centroids.shape[1])
     if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(centroids)

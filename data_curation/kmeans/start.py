@@ -40,5 +40,7 @@ def _draw(rng: np.random.Generator, weights: np.ndarray, count: int, taken: np.n
     by_weight = min(count, len(some))
     shares = weights[some] / weights[some].sum() if len(some) else None
     drawn = rng.choice(some, by_weight, replace=False, p=shares) if by_weight else np.empty(0, np.int64)
-    left = np.setdiff1d(np.arange(len(weights)), np.append(taken, drawn)) if by_weight < count else np.empty(0, np.int64)
+    left = (
+        np.setdiff1d(np.arange(len(weights)), np.append(taken, drawn)) if by_weight < count else np.empty(0, np.int64)
+    )
     return np.append(drawn, rng.choice(left, count - by_weight, replace=False)).astype(np.int64)

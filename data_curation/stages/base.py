@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PrivateAttr
@@ -33,6 +33,15 @@ class Outcome:
         reasons = Counter(reason for table in tables for reason in table["reason"].to_pylist() if reason)
         return cls(sum(map(len, tables)), kept, dict(sorted(reasons.items())), dict(notes or {}))
 
+    @classmethod
+    def total(cls, outcomes: Sequence[Outcome], notes: Mapping[str, Any] | None = None) -> Outcome:
+        """The sum of several parts' counts, with notes of its own."""
+        dropped: Counter[str] = Counter()
+        for outcome in outcomes:
+            dropped.update(outcome.dropped)
+        received, kept = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("received", "kept"))
+        return cls(received, kept, dict(sorted(dropped.items())), dict(notes or {}))
+
 
 Worker = Callable[[int], Outcome]
 
@@ -42,13 +51,14 @@ class Stage(Config):
 
     `needs` names the stages whose outputs it reads; `version` goes up when the same options give other results;
     `per_shard` says that task K is shard K, so that a changed shard redoes only itself; `judges` that its sidecars
-    decide who goes on (otherwise everyone does).
+    decide who goes on (otherwise everyone does); `large_tasks` that each task is worth a command of its own.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
     per_shard: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    large_tasks: ClassVar[bool] = False
     _name: str = PrivateAttr(default="")
 
     @property
@@ -63,6 +73,13 @@ class Stage(Config):
     def tasks(self, run: CurationRun) -> int:
         """How many tasks; the earlier stages are complete when this is asked."""
         return len(run.plan.names) if self.per_shard else 1
+
+    def rounds(self, run: CurationRun) -> Iterable[Sequence[int]]:
+        """The tasks in rounds: the next one is asked for, and begins, when all tasks of this one are done.
+
+        So a generator may look at what a round wrote before it names the next one.
+        """
+        yield range(self.tasks(run))
 
     def worker(self, run: CurationRun) -> Worker:
         """Load what all tasks share, once per process, and return the function that does task K."""

@@ -1,56 +1,131 @@
-"""Cluster: centroids by FAISS K-means over the features of every shard."""
+"""Cluster: centroids by spherical K-means over a sample of the features, flat or in levels."""
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, ClassVar
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError, InputError
-from megavlm.platform.storage import write_atomic
 
-from ..features import read_all, unit
+from ..arrays import write_array
+from ..features import read_half
+from ..grouping import embedded
+from ..kmeans.levels import Effort, Level, Tree, grow, resampled
+from ..kmeans.lloyd import Fit
+from ..kmeans.nearest import Engine
+from ..kmeans.sample import Sample
+from ..kmeans.training import Training
 from .base import Outcome, Stage, Worker
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..run import CurationRun
 
 
 class Cluster(Stage):
     """RUN/cluster/centroids.npy float32 [clusters, d] of unit length, and mean.npy float32 [d].
 
-    Spherical K-means as in SemDeDup (arXiv 2303.09540). All features are read into memory: 4 * d bytes per image.
+    Spherical K-means as in SemDeDup (arXiv 2303.09540). `method: hierarchical` (arXiv 2405.15613) adds `levels`:
+    centroids-T.npy float32 [k_T, d], and parents-T.npy int32: the cluster of level T + 1 in which each of level T lies,
+    level 1 being centroids.npy. Training rows lie on disk; in memory are the centroids and some thousand rows.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("embed",)
     per_shard: ClassVar[bool] = False
     judges: ClassVar[bool] = False
+    large_tasks: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
-    clusters: PositiveInt
-    iterations: PositiveInt = 20  # at most: FAISS stops when nothing changes, and the ledger notes how many it ran
+    method: Literal["flat", "hierarchical"] = "flat"
+    clusters: PositiveInt  # of the finest level
+    iterations: PositiveInt = 20  # at most; the ledger notes how many ran, and why it stopped
+    tolerance: float = Field(
+        default=0.0, ge=0
+    )  # stop when the mean cosine changes by no more than this share of itself
     center: bool = False  # subtract the mean feature first; random-weight features share one large direction
-    max_points_per_centroid: PositiveInt = 256  # above that many images per cluster FAISS trains on a random subset
+    train_on: PositiveInt | None = None  # images drawn for training; null: clusters * max_points_per_centroid
+    max_points_per_centroid: PositiveInt = 256  # FAISS's limit, which FAISS applies without a word
+    parts: PositiveInt = 1  # tasks that share each iteration, one for each worker or node; the centroids are the same
+    engine: Engine = "auto"  # who finds nearest centroids: faiss, or this project's kernel; each on GPUs it sees
+    # hierarchical: the coarser levels, finest first, and how often the finest one is thinned out and clustered again
+    levels: tuple[Level, ...] = ()
+    resampling: NonNegativeInt = 1
+    closest: PositiveInt = 10  # images of each cluster that a resampling keeps
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Cluster:
+        if (self.method == "hierarchical") != bool(self.levels):
+            raise ValueError("`levels` goes with `method: hierarchical`, and that needs at least one")
+        counts = [self.clusters, *(level.clusters for level in self.levels)]
+        if any(coarse >= fine for fine, coarse in zip(counts, counts[1:], strict=False)):
+            raise ValueError(f"each level has fewer clusters than the one below it, not {counts}")
+        return self
+
+    def tasks(self, run: CurationRun) -> int:
+        """0 ends the training, alone if need be; the others share what comes before (see rounds)."""
+        return 1 if self.parts == 1 else 2 + (2 + self.iterations) * self.parts
+
+    def rounds(self, run: CurationRun) -> Iterator[Sequence[int]]:
+        """[means], [rows], [first centroids], then one round for each iteration, and the end."""
+        if self.parts > 1:
+            training, parts = self._training(run), self.parts
+            if self.center:
+                yield range(2, 2 + parts)
+            yield range(2 + parts, 2 + 2 * parts)
+            yield [1]
+            fit = training.latest()
+            while not training.ended(fit):
+                first = 2 + (2 + len(fit.objectives)) * parts
+                yield range(first, first + parts)
+                fit = training.step(fit)
+        yield [0]
 
     def worker(self, run: CurationRun) -> Worker:
-        """One task."""
+        """Whatever the task's number says."""
+        training = self._training(run)
+        dimension = self._dimension(run, training)
 
         def work(task: int) -> Outcome:
-            features = read_all(run, [shard.name for shard in run.shards])
-            self._check(len(features))
-            mean = features.mean(axis=0) if self.center else np.zeros(features.shape[1], np.float32)
-            points = unit(features, mean).astype(np.float32)
-            centroids, ran = kmeans(points, self.clusters, self.iterations, run.seed, self.max_points_per_centroid)
-            for name, array in (("centroids", centroids), ("mean", mean)):
-                write_array(run.folder.path("cluster", f"{name}.npy"), array)
-            trained_on = min(len(points), self.clusters * self.max_points_per_centroid)
-            notes = {"iterations_run": ran, "images": len(points), "trained_on": trained_on, "clusters": self.clusters}
-            return Outcome(len(points), len(points), notes=notes)
+            if task == 0:
+                return self._end(run, training, dimension)
+            if task == 1:
+                training.begin()
+            else:
+                kind, part = divmod(task - 2, self.parts)
+                if kind == 0:
+                    training.add_for_mean(part)
+                elif kind == 1:
+                    training.write_rows(part, dimension)
+                else:
+                    training.add_for(kind - 2, part)
+            return Outcome(0, 0)  # the images are counted once, by task 0
 
         return work
+
+    def finish(self, run: CurationRun) -> None:
+        """Remove what only the training needed, and levels that no longer are."""
+        for folder in run.folder.path("cluster").glob("training-*"):
+            shutil.rmtree(folder)
+        named = {f"{name}-{level + 1}.npy" for level in range(len(self.levels)) for name in ("parents",)}
+        named |= {f"centroids-{level + 2}.npy" for level in range(len(self.levels))}
+        for path in run.folder.path("cluster").glob("*-*.npy"):
+            if path.name not in named:
+                path.unlink()
+
+    def _training(self, run: CurationRun) -> Training:
+        from ..fingerprint import stage_fingerprints
+
+        counts = embedded(run)
+        self._check(int(counts.sum()))
+        folder = run.folder.path("cluster", f"training-{stage_fingerprints(run)[self.name]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = min(int(counts.sum()), self.train_on or self.clusters * self.max_points_per_centroid)
+        spread = self.method == "hierarchical"
+        how = (self.clusters, self.parts, self.iterations, self.tolerance, self.engine, self.center, spread)
+        return Training(folder, Sample(run, counts, wanted), *how)
 
     def _check(self, count: int) -> None:
         if count == 0:
@@ -61,45 +136,54 @@ class Cluster(Stage):
                 where="curation.stages.cluster.clusters",
                 fix=f"curation.stages.cluster.clusters={max(1, count // 20)}",
             )
+        if self.train_on is not None and self.train_on < self.clusters:
+            raise ConfigError(
+                f"{self.clusters} clusters cannot be trained on {self.train_on} images",
+                where="curation.stages.cluster.train_on",
+                fix=f"curation.stages.cluster.train_on={self.clusters * self.max_points_per_centroid}",
+            )
 
+    def _dimension(self, run: CurationRun, training: Training) -> int:
+        first = int(np.flatnonzero(training.sample.counts)[0])
+        return read_half(run, run.plan.names[first], 0, 1).shape[1]
 
-def kmeans(points: np.ndarray, clusters: int, iterations: int, seed: int, per_centroid: int) -> tuple[np.ndarray, int]:
-    """Spherical K-means of unit rows float32 [n, d]: unit centroids [clusters, d], and the iterations actually run."""
-    import faiss
+    def _end(self, run: CurationRun, training: Training, dimension: int) -> Outcome:
+        for part in range(self.parts):
+            if self.center and not (training.folder / f"mean-{part:04d}.npy").exists():
+                training.add_for_mean(part)
+        for part in range(self.parts):
+            training.write_rows(part, dimension)
+        fit = training.latest()
+        while not training.ended(fit):
+            fit = training.step(fit)
+        tree = self._tree(run, training, fit)
+        self._write(run, tree, training.mean(dimension))
+        images = int(training.sample.counts.sum())
+        return Outcome(images, images, notes=self._notes(training, fit, tree))
 
-    # min_points_per_centroid only silences a warning; the recipe says how many clusters it wants
-    model = faiss.Kmeans(
-        points.shape[1],
-        clusters,
-        niter=iterations,
-        seed=seed,
-        spherical=True,
-        max_points_per_centroid=per_centroid,
-        min_points_per_centroid=1,
-    )
-    model.train(np.ascontiguousarray(points))
-    centroids, objectives = np.asarray(model.centroids), np.asarray(model.obj)
-    return unit(centroids).astype(np.float32), len(objectives)
+    def _tree(self, run: CurationRun, training: Training, fit: Fit) -> Tree:
+        if not self.levels:
+            return Tree([fit.centroids], [])
+        effort = Effort(self.iterations, self.tolerance, run.seed, self.engine)
+        finest = Level(clusters=self.clusters, resampling=self.resampling, closest=self.closest)
+        return grow(resampled(training.rows, fit, finest, effort).centroids, self.levels, effort)
 
+    def _write(self, run: CurationRun, tree: Tree, mean: np.ndarray) -> None:
+        arrays = {"mean": mean, "centroids": tree.centroids[0]}
+        arrays |= {f"centroids-{level}": centroids for level, centroids in enumerate(tree.centroids[1:], start=2)}
+        arrays |= {f"parents-{level}": parents for level, parents in enumerate(tree.parents, start=1)}
+        for name, array in arrays.items():
+            write_array(run.folder.path("cluster", f"{name}.npy"), array)
 
-def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For unit rows [n, d]: index of the centroid with the highest cosine, int64 [n], and that cosine float32 [n]."""
-    import faiss
-
-    index = faiss.IndexFlatIP(centroids.shape[1])
-    index.add(np.ascontiguousarray(centroids, dtype=np.float32))
-    cosines, indices = index.search(np.ascontiguousarray(points, dtype=np.float32), 1)
-    return indices[:, 0], cosines[:, 0]
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """A .npy file, whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The inverse of write_array; nothing is unpickled."""
-    return np.load(path, allow_pickle=False)
+    def _notes(self, training: Training, fit: Fit, tree: Tree) -> dict[str, Any]:
+        images, trained_on = int(training.sample.counts.sum()), training.sample.wanted
+        return {
+            "images": images,
+            "trained_on": trained_on,  # fewer than `images`: drawn by the seed, each shard giving its share
+            "clusters": self.clusters,
+            "levels": [len(centroids) for centroids in tree.centroids],
+            "iterations_asked": self.iterations,
+            "iterations_run": len(fit.objectives),
+            "stopped": training.ended(fit),  # "converged" or "iterations"
+            "mean_cosine": fit.objectives[-1],
+        }

@@ -1,14 +1,22 @@
-"""Select: the n images nearest to each centroid (EVE 3.2: 300 of each of 50,000 clusters)."""
+"""Select: the n images nearest to each centroid (EVE 3.2: 300 of each of 50,000 clusters), or a balanced sample."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
-from .base import GlobalStage
+from ..arrays import read_array
+from ..grouping import Grouping, grouping
+from ..kmeans.balance import top_down
+from ..kmeans.ranks import ranks_in_cluster
+from ..shuffle import read_part, sorted_parts, write_parts
+from .base import Outcome, Stage, Worker
 from .sidecar import judging_schema
 
 if TYPE_CHECKING:
@@ -17,44 +25,120 @@ if TYPE_CHECKING:
 SCHEMA = judging_schema(
     cluster=pa.int32(),
     cosine=pa.float32(),
-    rank=pa.int32(),  # place within the cluster, 0 being the nearest to the centroid
+    rank=pa.int32(),  # place within the cluster, 0 being the first to be kept
 )
+WANTED = {"assign": ["cluster", "cosine"]}
+Columns = dict[str, np.ndarray]
 
 
-class Select(GlobalStage):
-    """Keeps ranks 0..nearest-1 by cosine to the centroid; ties go to the earlier shard and position."""
+class Select(Stage):
+    """Keeps the first of each cluster: by cosine to the centroid, ties to the earlier shard and position, or at random.
+
+    `method: nearest` keeps as many of every cluster; `balanced` shares `target` among the clusters from the coarsest
+    level down, so that all give the same as far as they have it (arXiv 2405.15613; flat clusters are one level).
+    In memory are one group of shards and one bucket of clusters at a time.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("assign",)
+    per_shard: ClassVar[bool] = False
+    version: ClassVar[int] = 2
 
-    nearest: PositiveInt
+    method: Literal["nearest", "balanced"] = "nearest"
+    nearest: PositiveInt | None = None  # images of each cluster
+    target: PositiveInt | None = None  # balanced: images in all
+    leaf: Literal["closest", "random"] = "closest"  # which images of a cluster
 
-    def decide(self, run: CurationRun) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-        """Ranks every survivor within its cluster, across shards."""
-        names = [shard.name for shard in run.shards]
-        parts = {name: run.gather(self.name, name, {"assign": ["cluster", "cosine"]}) for name in names}
-        table = pa.concat_tables(parts.values())
-        ranks = ranks_in_cluster(table["cluster"].to_numpy(), table["cosine"].to_numpy())
-        ends = np.cumsum([len(parts[name]) for name in names])
-        tables = {
-            name: self._sidecar(parts[name], r) for name, r in zip(names, np.split(ranks, ends[:-1]), strict=True)
+    @model_validator(mode="after")
+    def _size(self) -> Select:
+        wanted, other = ("nearest", "target") if self.method == "nearest" else ("target", "nearest")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ValueError(f"`method: {self.method}` needs `{wanted}`, and no `{other}`")
+        return self
+
+    def worker(self, run: CurationRun) -> Worker:
+        """One task: shards to buckets, ranks in each bucket, and back to shards."""
+
+        def work(task: int) -> Outcome:
+            whole, folder = grouping(run), run.folder.path("select", "sorting")
+            shutil.rmtree(folder, ignore_errors=True)
+            sizes = self._sort(run, whole, folder)
+            quotas = self._quotas(run, sizes)
+            for bucket in range(whole.buckets):
+                self._rank(run, whole, folder, bucket)
+            outcomes = [self._judge(run, whole, folder, group, quotas) for group in range(len(whole.groups))]
+            shutil.rmtree(folder)
+            return Outcome.total(outcomes, {"clusters_used": int((sizes > 0).sum())})
+
+        return work
+
+    def _sort(self, run: CurationRun, whole: Grouping, folder: Path) -> np.ndarray:
+        """Write every group's images by cluster; returns how many each cluster has."""
+        sizes = np.zeros(whole.clusters, np.int64)
+        for group, shards in enumerate(whole.groups):
+            rows = _gathered(run, self.name, shards)
+            sizes += np.bincount(rows["cluster"], minlength=whole.clusters)
+            order, ends = sorted_parts(rows["cluster"], whole.bucket(rows["cluster"]), whole.buckets)
+            write_parts(folder / f"rows-{group:06d}.arrow", rows, order, ends)
+        return sizes
+
+    def _quotas(self, run: CurationRun, sizes: np.ndarray) -> np.ndarray:
+        """How many images each cluster may keep, int64 [clusters]."""
+        if self.nearest is not None:
+            return np.full(len(sizes), self.nearest, np.int64)
+        assert self.target is not None  # _size
+        paths = sorted(run.folder.path("cluster").glob("parents-*.npy"), key=lambda path: int(path.stem.split("-")[1]))
+        return top_down(sizes, [read_array(path) for path in paths], self.target, run.seed)
+
+    def _rank(self, run: CurationRun, whole: Grouping, folder: Path, bucket: int) -> None:
+        """Write the places of a bucket's images in their clusters, by group."""
+        rows = read_part([folder / f"rows-{group:06d}.arrow" for group in range(len(whole.groups))], bucket)
+        by = rows["cosine"]
+        if self.leaf == "random":
+            by = np.random.default_rng([run.seed, bucket]).random(len(by))
+        ranks = ranks_in_cluster(rows["cluster"], by).astype(np.int32)  # parts stand in the order of groups and shards
+        found = {"shard": rows["shard"], "row": rows["row"], "rank": ranks}
+        order, ends = sorted_parts(rows["shard"], whole.group_of[rows["shard"]], len(whole.groups))
+        write_parts(folder / f"ranks-{bucket:06d}.arrow", found, order, ends)
+
+    def _judge(self, run: CurationRun, whole: Grouping, folder: Path, group: int, quotas: np.ndarray) -> Outcome:
+        """Write the sidecars of a group's shards."""
+        found = read_part([folder / f"ranks-{bucket:06d}.arrow" for bucket in range(whole.buckets)], group)
+        order = np.lexsort((found["row"], found["shard"]))
+        shards, ranks = found["shard"][order], found["rank"][order]
+        outcomes = []
+        for shard in whole.groups[group]:
+            start, end = np.searchsorted(shards, [shard, shard + 1])
+            name = run.plan.names[shard]
+            table = self._sidecar(run.gather(self.name, name, WANTED), ranks[start:end], quotas)
+            run.write_sidecar(self.name, name, table)
+            outcomes.append(Outcome.of(table))
+        return Outcome.total(outcomes)
+
+    def _sidecar(self, part: pa.Table, ranks: np.ndarray, quotas: np.ndarray) -> pa.Table:
+        quota = quotas[part["cluster"].to_numpy()]
+        far = ranks >= quota
+        reason = "far_from_centroid" if self.method == "nearest" else "over_quota"
+        rows = zip(far.tolist(), ranks.tolist(), part["cluster"].to_pylist(), quota.tolist(), strict=True)
+        details = [
+            f"rank {rank} of cluster {cluster}, kept are {most}" if off else None for off, rank, cluster, most in rows
+        ]
+        columns = {
+            "key": part["key"],
+            "keep": ~far,
+            "reason": pa.array([reason if off else None for off in far.tolist()], pa.string()),
+            "detail": pa.array(details, pa.string()),
+            "cluster": part["cluster"],
+            "cosine": part["cosine"],
+            "rank": ranks,
         }
-        return tables, {"clusters_used": len(np.unique(table["cluster"].to_numpy()))}
-
-    def _sidecar(self, part: pa.Table, ranks: np.ndarray) -> pa.Table:
-        rows = part.to_pylist()
-        for row, rank in zip(rows, ranks.tolist(), strict=True):
-            far = rank >= self.nearest
-            row |= {"keep": not far, "rank": rank, "reason": "far_from_centroid" if far else None}
-            row["detail"] = f"rank {rank} of cluster {row['cluster']}, kept are {self.nearest}" if far else None
-        return pa.Table.from_pylist(rows, schema=SCHEMA)
+        return pa.table(columns, schema=SCHEMA)
 
 
-def ranks_in_cluster(clusters: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-    """Place of each image in its cluster by falling cosine, ties in order of appearance: int64 [n]."""
-    order = np.lexsort((np.arange(len(clusters)), -cosines.astype(np.float64), clusters))
-    by_cluster = clusters[order]
-    starts = np.flatnonzero(np.diff(by_cluster, prepend=-1))
-    first_of = np.repeat(starts, np.diff(np.append(starts, len(order))))
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order)) - first_of
-    return ranks
+def _gathered(run: CurationRun, stage: str, shards: Sequence[int]) -> Columns:
+    """shard, row (place among the shard's survivors), cluster and cosine of everything a group sends on to `stage`."""
+    parts = []
+    for shard in shards:
+        part = run.gather(stage, run.plan.names[shard], WANTED)
+        numbers = {"shard": np.full(len(part), shard, np.int32), "row": np.arange(len(part), dtype=np.int32)}
+        parts.append(numbers | {name: part[name].to_numpy() for name in ("cluster", "cosine")})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

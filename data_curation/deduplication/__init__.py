@@ -1,0 +1,1 @@
+"""Deduplication of a whole run: images by cluster, what each method finds, and the sidecars."""
