@@ -135,6 +135,8 @@ PIECES = (
     ),
     Piece("triton", package("triton"), "the fast twins of our kernels", "the CUDA build of torch brings it"),
     Piece("transformer-engine", package("transformer-engine"), "FP8 and fused layers", GPU),
+    Piece("opencv", package("opencv-python-headless"), "the image decoder `fast`", SELF, needed=True),
+    Piece("nvimgcodec", package("nvidia-nvimgcodec-cu13", "nvidia-nvimgcodec-cu12"), "the image decoder `nvidia`", GPU),
     Piece("nvidia-dali", package("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "image decoding on the GPU", GPU),
     Piece("NVIDIA apex", apex, "megatron-core's fused optimizers and gradient accumulation", APEX),
     Piece(

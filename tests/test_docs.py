@@ -34,6 +34,7 @@ TABLES = {
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Embedders": "megavlm.data_curation.embedders:EMBEDDERS",
+    "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",
 }
 NOT_NAMED_BY_RECIPES = {"report section"}
