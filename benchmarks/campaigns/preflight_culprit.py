@@ -70,10 +70,9 @@ def row(number: int, told: Told) -> str:
     return f"| {number} | {told.throttled or '-'} | {', '.join(told.named) or '-'} | {figures} |"
 
 
-def facts(told: list[Told], seconds: float) -> list[str]:
+def facts(told: list[Told], seconds: float, slurm: str) -> list[str]:
     """What the figures belong to, and what they come to."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True).stdout.strip()
     guilty, clean = ([one for one in told if bool(one.throttled) is has] for has in (True, False))
     longest = max(one.seconds for one in told)
     return [
@@ -96,6 +95,7 @@ def main() -> int:
     cluster.up()
     try:
         os.environ.update(cluster.environment)
+        slurm = cluster.run("sinfo", "--version").strip()
         for node in cluster.nodes:
             cluster.throttle(node, MBIT)
         for number in range(RUNS):
@@ -106,7 +106,8 @@ def main() -> int:
         cluster.down()
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(row(i, one) for i, one in enumerate(told, 1))]
     RESULT.write_text(
-        "\n".join(["# The culprit of a slow network", "", *facts(told, time.monotonic() - started), *table]) + "\n"
+        "\n".join(["# The culprit of a slow network", "", *facts(told, time.monotonic() - started, slurm), *table])
+        + "\n"
     )
     return 0 if all(one.right for one in told) else 3
 

@@ -31,6 +31,8 @@ FIGURES: dict[str, Figure] = {
     "matmul": Figure("matmul", "GFLOP/s", 1e-9, "look at `nvidia-smi -q -d PERFORMANCE,TEMPERATURE,POWER`"),
 }
 
+BETWEEN = ("network", "all_reduce")  # figures that a node has together with another
+
 # What most nodes have, all should have; fewer is a fault.
 COUNTS: dict[str, str] = {
     "gpus": "GPUs",

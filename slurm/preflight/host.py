@@ -54,10 +54,10 @@ class AllReduce:
 
     def everything(self) -> dict[str, Any]:
         """Pairs go into the survey's figures; the whole group's bytes of bus bandwidth per second are returned."""
-        group = sorted(self._survey.guests)
-        rates = self._measured([tuple(group)], device=0)
+        group = tuple(sorted(self._survey.present()))
+        rates = self._measured([group], device=0)
         self._survey.by_pairs("all_reduce", self._pairs)
-        return {"all_reduce_of_all": rates[tuple(group)]}
+        return {"all_reduce_of_all": rates[group]}
 
     def _pairs(self, pairs: list[Pair]) -> dict[Pair, float | None]:
         """The slowest GPU counts: training waits for it."""

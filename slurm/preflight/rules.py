@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .figures import COUNTS, FIGURES, FREE, TOLD_VERSIONS, VERSIONS
-from .fleet import Fleet
+from .figures import BETWEEN, COUNTS, FIGURES, FREE, TOLD_VERSIONS, VERSIONS
+from .fleet import ENOUGH, Fleet
 
 # Heartbeats and events of all nodes are put in order by their clocks. NTP keeps machines within milliseconds; a second
 # off means that nothing keeps this one.
@@ -65,6 +65,16 @@ def unreachable(node: str, fleet: Fleet) -> Iterator[str]:
     error = fleet.record(node).get("unreachable")
     if error and 2 * sum(met) > len(met):
         yield f"it cannot reach the other nodes ({error}): look at its network"
+
+
+def mute(node: str, fleet: Fleet) -> Iterator[str]:
+    """It was there, and in no round did anything pass between it and its partner, while most others got on."""
+    met = [record["figures"] for record in fleet.records.values() if record and record.get("met")]
+    for name in BETWEEN:
+        able = sum(name in figures for figures in met)
+        mine = fleet.record(node)
+        if len(met) >= ENOUGH and 2 * able > len(met) and mine.get("met") and name not in mine["figures"]:
+            yield f"no {FIGURES[name].title} with any partner: {FIGURES[name].advice}, and at firewalls"
 
 
 def too_slow(node: str, fleet: Fleet) -> Iterator[str]:
@@ -152,6 +162,7 @@ RULES: tuple[Rule, ...] = (
     memory_errors,
     unable,
     unreachable,
+    mute,
     too_slow,
     fewer,
     other_versions,

@@ -35,6 +35,10 @@ class Survey:
     worst: float
     figures: dict[str, Figures] = dataclasses.field(default_factory=dict)
 
+    def present(self) -> set[str]:
+        """The nodes that still answer."""
+        return {node for node, guest in self.guests.items() if not guest.gone}
+
     def asked(self, requests: Mapping[str, Message], seconds: float) -> dict[str, Message]:
         """What each of these nodes answers, all asked at the same time."""
         with ThreadPoolExecutor(THREADS if len(requests) > THREADS else max(len(requests), 1)) as pool:
@@ -49,14 +53,14 @@ class Survey:
                 known[node] = max(value, known.get(node, 0.0))
 
     def by_pairs(self, figure: str, meet: Meet) -> None:
-        """Every node's best of a few rounds with other partners; who looks slow meets good nodes a few times more."""
+        """Every node's best of a few rounds with other partners; who was slow or met nobody meets good nodes again."""
         for pairs in rounds_of_pairs(sorted(self.guests)):
-            self._met(figure, meet([pair for pair in pairs if not any(self.guests[node].gone for node in pair)]))
+            self._met(figure, meet([pair for pair in pairs if self.present().issuperset(pair)]))
         for _ in range(AGAIN):
             values = self.figures.get(figure, {})
-            suspects = sorted(slow(values, self.worst))
-            good = sorted(values.keys() - set(suspects), key=lambda node: -values[node])
-            if not suspects:
+            suspects = sorted(slow(values, self.worst) | (self.present() - values.keys()))
+            good = sorted(values.keys() & self.present() - set(suspects), key=lambda node: -values[node])
+            if not suspects or not good:
                 return
             for start in range(0, len(suspects), len(good)):
                 self._met(figure, meet(list(zip(suspects[start:], good, strict=False))))

@@ -95,7 +95,7 @@ def test_two_nodes_accuse_each_other_of_nothing_relative():
 
 
 def test_the_profile_sets_the_bar():
-    lame = fleet(n3=record(figures={"disk": 0.6e9}))
+    lame = fleet(n3=record(figures=dict.fromkeys(FIGURES, 1e9) | {"disk": 0.6e9}))
     assert bad(lame, Preflight(worst=0.5)) == {} and set(bad(lame, Preflight(worst=0.7))) == {"n3"}
 
 
@@ -114,6 +114,7 @@ FAULTS = {
     "version": (record(versions=VERSIONS | {"torch": "2.12.0"}), "torch 2.12.0, most nodes have 2.13.0"),
     "no version": (record(versions={"python": "3.11.7", "code": "abc"}), "torch is missing, most nodes have 2.13.0"),
     "clock": (record(clock={"seconds": -3.0, "error": 0.001}), "its clock is 3.0 s behind"),
+    "mute": (record(figures={"disk": 1e9}), "no network with any partner"),
     "network": (record(met=False, unreachable="No route to host"), "cannot reach the other nodes (No route to host)"),
 }
 

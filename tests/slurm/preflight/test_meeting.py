@@ -156,3 +156,26 @@ def test_the_address_is_that_of_the_interface_a_profile_names(monkeypatch):
     assert own_address("192.0.2.1") == HERE
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     assert own_address(HERE) == HERE
+
+
+def test_who_met_nobody_is_given_more_partners(tmp_path, monkeypatch):
+    """A node whose own listener cannot be reached has no rate, whoever tries; the others keep theirs."""
+    monkeypatch.setattr("megavlm.slurm.preflight.exchange.JOIN_SECONDS", 0.5)
+    place = tmp_path / ".meeting"
+    host = Host(place, HERE)
+    with ThreadPoolExecutor(4) as pool:
+        visits = [pool.submit(visit, place, name) for name in ("n1", "n2", "n3")]
+        deaf = pool.submit(_deaf, place)
+        guests = host.gather(4, patience=5)
+        survey = Survey(guests, 0.5)
+        rounds = []
+        survey.by_pairs("network", lambda pairs: rounds.append(pairs) or survey.exchange(pairs))
+        survey.tell({})
+        assert all(visited.result(timeout=20)["figures"]["network"] > 1e6 for visited in visits)
+        assert "network" not in deaf.result(timeout=20)["figures"]
+    assert len(rounds) == 3 + 4 and all("deaf" in pair for pairs in rounds[3:] for pair in pairs)
+
+
+def _deaf(place):
+    with arrive(place, "deaf", HERE, 1, seconds=5) as line:
+        return attend(line, {}, seconds=30)
