@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from megavlm.platform.runs.attempt import VARIABLE
 
 from .allocation import Node
 from .hang import find_suspects, without_stacks
-from .judge import SPEAKING, Facts, has_room, judge
+from .judge import SPEAKING, Facts, has_room, judge, verb_code
 from .order import Order
 from .policy import Ending
 from .probe import NoSteps, silent_nodes
@@ -47,20 +48,22 @@ class Trial:
             time.sleep(POLL_SECONDS)
             self._heard()
             self._look_after(step)
-        if code not in SPEAKING and not self._dead and not self._heard():
+        return judge(self._facts(step, code))
+
+    def _facts(self, step: Step, code: int) -> Facts:
+        """What is known; nodes and disk are asked only where the verb itself has not spoken."""
+        facts = Facts(code, self._attempt.events(), self._order.run.saved, log=step.last_words())
+        spoke = verb_code(facts) in SPEAKING
+        if not spoke and not self._dead and not self._heard():
             self._dead = self._silent()
-        facts = Facts(
-            code=code,
-            events=self._attempt.events(),
-            saved=self._order.run.saved,
-            room=code in SPEAKING or has_room(self._order.run.root),
+        return dataclasses.replace(
+            facts,
+            room=spoke or has_room(self._order.run.root),
             dead=self._dead,
             refused=self._refused,
             silence=self._silence,
             suspects=self._suspects,
-            log=step.last_words(),
         )
-        return judge(facts)
 
     def _start(self) -> Step:
         order, name = self._order, f"attempt-{self._attempt.number:02d}"

@@ -17,6 +17,10 @@ from .watch import Silence
 Event = Mapping[str, Any]
 SPEAKING = {0: Verdict.FINISHED, 2: Verdict.USER_ERROR, 3: Verdict.REFUSED, 4: Verdict.SAVED, 5: Verdict.REFUSED}
 FULL = re.compile(r"no space left on device|disk quota exceeded|ENOSPC|EDQUOT|\[Errno (?:28|122)\]", re.IGNORECASE)
+CUT_OFF = re.compile(
+    r"^(?:srun: .*(?:step aborted|forcing job termination|force terminated)|slurmstepd\S*: .*CANCELLED AT)",
+    re.IGNORECASE | re.MULTILINE,
+)
 PROBE_BYTES = 1 << 20
 LONGEST = 300  # characters of a log that a reason holds
 NAMED = 4  # of many suspects, how many a reason names
@@ -60,12 +64,15 @@ def judge(facts: Facts) -> Ending:
 def verb_code(facts: Facts) -> int:
     """What the verb ended with: the leading node's last word, else srun's code.
 
-    An attempt that ended well may still be followed by a check that says no.
+    An attempt that ended well may still be followed by a check that says no. srun says 0 of a step that was cut off
+    together with itself, as at the time limit: who began with a word ends with one, and srun tells when it ends a step.
     """
     ended = next((event for event in reversed(facts.events) if event["kind"] == "ended"), None)
-    if ended is None or (ended["exit_code"] == 0 and facts.code in {3, 5}):
-        return facts.code
-    return int(ended["exit_code"])
+    if ended is not None:
+        return facts.code if ended["exit_code"] == 0 and facts.code in {3, 5} else int(ended["exit_code"])
+    began = any(event["kind"] == "started" for event in facts.events)
+    cut_off = facts.code == 0 and (began or CUT_OFF.search(facts.log))
+    return 128 + signal.SIGTERM if cut_off else facts.code
 
 
 def _verdict(code: int, facts: Facts) -> Verdict:

@@ -9,7 +9,7 @@ from megavlm.platform.runs import Attempt
 
 from ..commands import SlurmError
 from . import history
-from .allocation import FOREVER, Allocation, Node, look, nodes_now, nodes_of_partition
+from .allocation import FOREVER, Allocation, Node, ask, look, nodes_now, nodes_of_partition
 from .attempt import Trial
 from .begin import nothing_to_do
 from .guard import Guard
@@ -151,6 +151,8 @@ class Supervisor:
     def _stop(self, decision: Decision) -> int:
         say(f"stops for good with exit code {decision.exit_code}: {decision.reason}")
         self.successor.dismiss(success=decision.exit_code == 0)
+        if self._requeued and decision.exit_code:  # in a hurry, before it was known how the attempt would end
+            ask("scancel", str(self.order.job_id))
         return decision.exit_code
 
     def _leave(self, decision: Decision) -> int:

@@ -45,6 +45,12 @@ class Job:
         done = lambda: any(m["step"] >= step and m["attempt"] >= attempt for m in self.run.metrics())  # noqa: E731
         self.until(done, f"step {step} of attempt {attempt}")
 
+    def stop(self, rank: int) -> None:
+        """SIGSTOP for a rank of the first attempt, from inside of its node."""
+        beat = next(beat for beat in self.run.attempts()[0].heartbeats() if beat["rank"] == rank)
+        node = self.events("launched")[0]["nodes"][rank]
+        self.cluster.run(*self.cluster.inside(node, "kill", "-STOP", str(beat["pid"])))
+
     @property
     def log(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.run.path("jobs").rglob("slurm-*.log")))

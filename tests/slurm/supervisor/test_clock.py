@@ -16,8 +16,13 @@ def test_the_time_limit(cluster, steps_job):
     requeued = steps_job(cluster, "requeued-in-time", *flags, **limited)
     handed = steps_job(cluster, "handed-on", *flags, successor=True, **limited)
     waits = cluster.submit(f"--dependency=afterok:{handed.job_id}", "--kill-on-invalid-dep=yes", "-n1", script="true")
-    deaf = ("--steps", "35", "--seconds", "2", "--save-every", "5")  # hears of the limit when it is there
-    late = steps_job(cluster, "cut-off", *deaf, minutes=1, save_seconds=1)
+    deaf = ("--steps", "20", "--seconds", "0.5", "--save-every", "5")
+    never = {"hang": {"seconds": 900, "other_seconds": 900}, "minutes": 1, "save_seconds": 1}
+    cut = steps_job(cluster, "cut-off", *deaf, **never)
+    handed_cut = steps_job(cluster, "cut-off-and-handed-on", *deaf, successor=True, **never)
+    for job in (cut, handed_cut):
+        job.until_step(7)
+        job.stop(0)
     requeued.wait(seconds=120)
     cluster.wait(waits, "COMPLETED", seconds=120)
     for job in (requeued, handed):
@@ -25,8 +30,12 @@ def test_the_time_limit(cluster, steps_job):
         assert {action for _, action in job.verdicts()[:-1]} == {"leave"}
         assert {event["why"] for event in job.events("asked")} == {"time limit"}
     assert {job.by for job in jobs.history(handed.run)[1:]} == {"successor"}
-    late.wait(seconds=180)
-    assert late.unbroken(35) and len(late.run.attempts()) > 1, late.log
+    cut.wait(seconds=120)
+    handed_cut.until(lambda: handed_cut.run.finished, "end", seconds=60)
+    for job in (cut, handed_cut):
+        job.until(lambda job=job: job.verdicts()[-1] == ("finished", "stop"), "last word")
+        assert job.unbroken(20) and [event["job_id"] for event in job.events("launched")][0] == job.job_id, job.log
+        assert len(job.run.attempts()) == 2 and ("finished", "stop") not in job.verdicts()[:-1], job.log
 
 
 def test_a_thousand_steps_with_saves_and_evaluations_raise_no_alarm(cluster, steps_job):

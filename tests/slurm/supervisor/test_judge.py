@@ -25,6 +25,7 @@ def failed(what, time=3.0, rank=0, **fields):
     [
         (0, [STARTED, ended(0)], Verdict.FINISHED, 0),
         (0, [], Verdict.FINISHED, 0),
+        (0, [STARTED, SAVED], Verdict.CRASH, 143),  # srun's word for a step that was cut off together with it
         (3, [STARTED, ended(0)], Verdict.REFUSED, 3),  # the gate said no after the attempt had ended well
         (5, [STARTED, ended(0)], Verdict.REFUSED, 5),
         (137, [STARTED, ended(0)], Verdict.FINISHED, 0),  # another node died after the leader's last word
@@ -41,6 +42,19 @@ def failed(what, time=3.0, rank=0, **fields):
 def test_the_verbs_own_word_comes_first(code, events, verdict, exit_code):
     ending = judge(Facts(code=code, events=events))
     assert (ending.verdict, ending.code) == (verdict, exit_code)
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "srun: forcing job termination\nsrun: Job step aborted: Waiting up to 5 seconds for job step to finish.\n",
+        "0: working\nslurmstepd-n1: error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-21T05:52:47 DUE TO TIME LIMIT ***\n",
+    ],
+)
+def test_a_verb_that_tells_nothing_is_not_finished_because_srun_was_ended_with_it(log):
+    assert judge(Facts(code=0, events=[], log=log)).verdict == Verdict.CRASH
+    labelled = "".join(f"0: {line}\n" for line in log.splitlines())
+    assert judge(Facts(code=0, events=[], log=labelled)).verdict == Verdict.FINISHED
 
 
 def test_a_dead_node_explains_a_crash_and_a_silence_but_not_an_end():
