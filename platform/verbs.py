@@ -62,7 +62,7 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("admin", "a run's logs", "megavlm.slurm.logs:main"),
     "cancel": Verb("admin", "stop a run", "megavlm.slurm.cancel:main"),
     "requeue": Verb("admin", "run it again where it stopped", "megavlm.slurm.requeue:main"),
-    "preflight": Verb("admin", "per-node checks against the fleet's median", None),
+    "preflight": Verb("admin", "per-node checks against the fleet's median", "megavlm.slurm.preflight.verb:main"),
 }
 
 AUDIENCES = {
