@@ -15,11 +15,14 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from megavlm.platform.config import Config
 
-from .lloyd import Fit, add_up, lloyd, moved
+from .lloyd import Fit, lloyd
 from .nearest import Engine, searcher
 from .ranks import ranks_in_cluster
 from .rows import InMemory, Rows, on_grid
 from .start import spread_rows
+
+
+SETTLING = 5  # iterations over all rows after the last resampling
 
 
 class Level(Config):
@@ -49,7 +52,11 @@ class Tree:
 
 
 def resampled(rows: Rows, fit: Fit, level: Level, effort: Effort) -> Fit:
-    """`fit` after the level's resamplings. At the end each centroid is the mean direction of all rows nearest to it."""
+    """`fit` after the level's resamplings.
+
+    The mean of a few rows is not the middle of all that are nearest to it, so a few iterations over all rows follow.
+    Without them inertia is up to 4 % above flat K-means', with them about 1 %; how evenly kinds are drawn is the same.
+    """
     for step in range(level.resampling):
         nearest, cosines = assigned(rows, fit.centroids, effort.engine)
         few = InMemory(rows.take(np.flatnonzero(ranks_in_cluster(nearest, cosines) < level.closest)))
@@ -58,8 +65,7 @@ def resampled(rows: Rows, fit: Fit, level: Level, effort: Effort) -> Fit:
         start = spread_rows(few, level.clusters, effort.seed + step + 1, effort.engine)
         fit = lloyd(few, start, effort.iterations, effort.tolerance, effort.engine)
     if level.resampling:
-        search = searcher(fit.centroids, effort.engine, rows.total)
-        fit = moved(fit, add_up(rows.blocks(), search, fit.centroids.shape))
+        fit = lloyd(rows, Fit(fit.centroids), SETTLING, effort.tolerance, effort.engine)
     return fit
 
 

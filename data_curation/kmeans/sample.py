@@ -54,9 +54,9 @@ class Sample:
                 low, high = int(rows[0]), int(rows[-1]) + 1  # whole chunks are read anyway: single rows are slow
                 yield read_features(self.run, self.run.plan.names[shard], low, high)[rows - low]
 
-    def add_up(self, pieces: range) -> np.ndarray:
+    def add_up(self, pieces: range, dimension: int) -> np.ndarray:
         """The sum of some pieces' rows, float64 [d]: exact, float16 being multiples of 2^-24."""
-        return np.sum([self.piece(piece).sum(axis=0, dtype=np.float64) for piece in pieces], axis=0)
+        return sum((self.piece(piece).sum(axis=0, dtype=np.float64) for piece in pieces), np.zeros(dimension))
 
     def write(self, rows: OnDisk, pieces: range, mean: np.ndarray) -> None:
         """Write some pieces for training: minus `mean`, at unit length, on the grid. Those that exist are kept."""

@@ -47,9 +47,9 @@ class Training:
         """Which of the rows' pieces a part handles."""
         return range(part * self.rows.pieces // self.parts, (part + 1) * self.rows.pieces // self.parts)
 
-    def add_for_mean(self, part: int) -> None:
+    def add_for_mean(self, part: int, dimension: int) -> None:
         """First, where the mean is wanted."""
-        write_array(self.folder / f"mean-{part:04d}.npy", self.sample.add_up(self.pieces(part)))
+        write_array(self.folder / f"mean-{part:04d}.npy", self.sample.add_up(self.pieces(part), dimension))
 
     def mean(self, dimension: int) -> np.ndarray:
         """The mean row, float32 [d]; zeros where it is not to be taken off."""

@@ -96,7 +96,7 @@ class Cluster(Stage):
             else:
                 kind, part = divmod(task - 2, self.parts)
                 if kind == 0:
-                    training.add_for_mean(part)
+                    training.add_for_mean(part, dimension)
                 elif kind == 1:
                     training.write_rows(part, dimension)
                 else:
@@ -150,7 +150,7 @@ class Cluster(Stage):
     def _end(self, run: CurationRun, training: Training, dimension: int) -> Outcome:
         for part in range(self.parts):
             if self.center and not (training.folder / f"mean-{part:04d}.npy").exists():
-                training.add_for_mean(part)
+                training.add_for_mean(part, dimension)
         for part in range(self.parts):
             training.write_rows(part, dimension)
         fit = training.latest()

@@ -1,4 +1,4 @@
-"""Pairs and who stays, against brute force."""
+"""Equal files and equal-looking images against brute force."""
 
 from __future__ import annotations
 
@@ -10,42 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megavlm.data_curation import duplicates
+from megavlm.data_curation.duplicates import equal_earlier, hash_distances, near_earlier
 from megavlm.data_curation.hashing import distance, exact_hash, near_pairs, perceptual_hash
 
 
-def clustered(seed: int, n: int, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows, many of them close to one another, and a cluster for each."""
+def some_hashes(seed: int, n: int) -> np.ndarray:
+    """uint8 [n, 32], some near to one another, some equal."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(5, d))
-    rows = centres[rng.integers(0, 5, n)] + 0.1 * rng.normal(size=(n, d))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), rng.integers(0, 3, n)
-
-
-@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([2, 7, 4096]))
-@settings(max_examples=40, deadline=None)
-def test_feature_pairs_are_those_of_brute_force(seed, n, block):
-    features, clusters = clustered(seed, n)
-    old, duplicates.BLOCK = duplicates.BLOCK, block
-    try:
-        found = {(i, j): cosine for i, j, cosine in duplicates.feature_pairs(features, clusters, 0.98)}
-    finally:
-        duplicates.BLOCK = old
-    for i in range(n):
-        for j in range(i + 1, n):
-            cosine = float(features[i].astype(np.float64) @ features[j].astype(np.float64))
-            if abs(cosine - 0.98) > 1e-6:
-                assert ((i, j) in found) == (clusters[i] == clusters[j] and cosine > 0.98)
-            if (i, j) in found:
-                assert found[i, j] == pytest.approx(cosine, abs=1e-6)
+    bases = rng.integers(0, 256, (4, 32), dtype=np.uint8)
+    flips = np.packbits(rng.random((n, 256)) < 0.06, axis=1) * (rng.random((n, 1)) < 0.7)
+    return bases[rng.integers(0, 4, n)] ^ flips.astype(np.uint8)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 60), st.integers(0, 40))
 @settings(max_examples=40, deadline=None)
 def test_hash_pairs_are_those_of_brute_force(seed, n, radius):
-    rng = np.random.default_rng(seed)
-    bases = rng.integers(0, 256, (4, 32), dtype=np.uint8)
-    flips = np.packbits(rng.random((n, 256)) < 0.06, axis=1)
-    hashes = bases[rng.integers(0, 4, n)] ^ flips
+    hashes = some_hashes(seed, n)
     pairs, distances = near_pairs(hashes, radius)
     wanted = {(i, j): distance(hashes[i], hashes[j]) for i in range(n) for j in range(i + 1, n)}
     assert {tuple(p): d for p, d in zip(pairs.tolist(), distances.tolist(), strict=True)} == {
@@ -53,57 +33,33 @@ def test_hash_pairs_are_those_of_brute_force(seed, n, radius):
     }
 
 
-def test_a_hash_of_low_quality_makes_no_pair():
-    hashes = np.zeros((3, 32), np.uint8)
-    found = list(duplicates.hash_pairs(hashes, np.array([50, 49, 80]), radius=0, min_quality=50))
-    assert found == [(0, 2, 0)]
-
-
-def semdedup(features: np.ndarray, clusters: np.ndarray, rank: np.ndarray, epsilon: float) -> set[int]:
-    """The rule of SemDeDup (arXiv 2303.09540), cluster by cluster: sort, similarities, maximum over earlier ones."""
-    dropped = set()
-    for cluster in np.unique(clusters):
-        members = sorted(np.flatnonzero(clusters == cluster), key=lambda i: rank[i])
-        similar = features[members].astype(np.float64) @ features[members].astype(np.float64).T
-        worst = np.triu(similar, 1).max(axis=0)
-        dropped |= {int(member) for member, m in zip(members, worst, strict=True) if m > 1 - epsilon}
-    return dropped
-
-
-@given(st.integers(0, 10**6), st.integers(2, 50))
+@given(st.integers(0, 10**6), st.integers(0, 60), st.integers(0, 40), st.sampled_from([3, 256]))
 @settings(max_examples=60, deadline=None)
-def test_who_is_dropped_follows_semdedups_rule(seed, n):
-    features, clusters = clustered(seed, n)
-    rank = np.random.default_rng(seed + 1).permutation(n)
-    pairs = duplicates.Pairs()
-    for i, j, cosine in duplicates.feature_pairs(features, clusters, 0.98):
-        pairs.add(i, j, "features", cosine=cosine)
-    winner = duplicates.earlier_neighbour(pairs.array(), rank)
-    assert set(np.flatnonzero(winner >= 0).tolist()) == semdedup(features, clusters, rank, epsilon=0.02)
+def test_each_hash_names_the_first_that_it_is_near(seed, n, radius, queries):
+    hashes, usable = some_hashes(seed, n), np.random.default_rng(seed).random(n) < 0.8
+    old, duplicates.QUERIES = duplicates.QUERIES, queries
+    try:
+        found = near_earlier(hashes, usable, radius)
+    finally:
+        duplicates.QUERIES = old
+    for j in range(n):
+        near = [i for i in range(j) if usable[i] and usable[j] and distance(hashes[i], hashes[j]) <= radius]
+        assert found[j] == (near[0] if near else -1)
 
 
-@given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40), st.integers(0, 1000))
-def test_every_chain_keeps_its_first_and_each_dropped_one_names_an_earlier(edges, seed):
-    pairs = np.array([(a, b) for a, b in edges if a != b], dtype=np.int64).reshape(-1, 2)
-    rank = np.random.default_rng(seed).permutation(20)
-    winner = duplicates.earlier_neighbour(pairs, rank)
-    linked = {frozenset(pair) for pair in pairs.tolist()}
-    for image, other in enumerate(winner.tolist()):
-        if other >= 0:
-            assert rank[other] < rank[image] and frozenset((image, other)) in linked
-    group = list(range(20))
-    for _ in range(20):
-        for a, b in pairs.tolist():
-            group[a] = group[b] = min(group[a], group[b])
-    for root in set(group):
-        members = [i for i in range(20) if group[i] == root]
-        assert winner[min(members, key=lambda i: rank[i])] == -1
+@given(st.integers(0, 10**6), st.integers(1, 30))
+def test_distances_of_pairs(seed, n):
+    hashes = some_hashes(seed, n)
+    a, b = np.random.default_rng(seed).integers(0, n, (2, 9))
+    assert hash_distances(hashes, a, b).tolist() == [distance(hashes[i], hashes[j]) for i, j in zip(a, b, strict=True)]
 
 
-def test_equal_files_pair_with_the_first():
+def test_equal_files_name_the_first():
     digests = [exact_hash(data) for data in (b"a", b"b", b"a", b"a")]
     assert digests[0] == hashlib.sha256(b"a").hexdigest()
-    assert list(duplicates.exact_pairs(digests)) == [(0, 2), (0, 3)]
+    rows = np.array([list(bytes.fromhex(digest)) for digest in digests], np.uint8)
+    assert equal_earlier(rows).tolist() == [-1, -1, 0, 0]
+    assert equal_earlier(rows[:0]).tolist() == []
 
 
 def test_the_perceptual_hash_is_facebooks_pdq(tools):
@@ -117,3 +73,10 @@ def test_the_perceptual_hash_is_facebooks_pdq(tools):
     other, _ = perceptual_hash(np.asarray(tools.photo(2, 256, 192)))
     near, far = (distance(*(np.frombuffer(x, np.uint8) for x in (data, b))) for b in (half, other))
     assert near < 31 < 80 < far
+
+
+@pytest.mark.parametrize("copies", [2, 5000])
+def test_equal_hashes_are_compared_once(copies):
+    """Thousands of one icon would otherwise all find each other."""
+    found = near_earlier(np.tile(some_hashes(0, 1), (copies, 1)), np.ones(copies, bool), 31)
+    assert found.tolist() == [-1] + [0] * (copies - 1)
