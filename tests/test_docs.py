@@ -33,6 +33,7 @@ TABLES = {
     "Objectives": "megavlm.megatron_mm.objectives:OBJECTIVES",
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
+    "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
     "Embedders": "megavlm.data_curation.embedders:EMBEDDERS",
     "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",

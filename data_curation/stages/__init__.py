@@ -10,5 +10,7 @@ STAGES = Registry("curation stage", {
     "assign": "megavlm.data_curation.stages.assign:Assign",
     "deduplicate": "megavlm.data_curation.stages.deduplicate:Deduplicate",
     "select": "megavlm.data_curation.stages.select:Select",
+    "recaption": "megavlm.data_curation.stages.recaption:Recaption",
+    "check_captions": "megavlm.data_curation.stages.captions:CheckCaptions",
     "export": "megavlm.data_curation.stages.export:Export",
 })  # fmt: skip
