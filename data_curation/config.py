@@ -6,7 +6,6 @@ Importing this loads no torch, no FAISS and no image library: stages import what
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, RootModel, SerializeAsAny, field_validator
 
@@ -14,15 +13,10 @@ from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, did_you_mean
 from megavlm.platform.executor import EXECUTORS, Executor, make
 
+from .sources.base import Source
+from .sources.parse import parse_source
 from .stages import STAGES
 from .stages.base import Stage
-
-
-class Source(Config):
-    """Raw pairs: a folder (any fsspec URL) of shards."""
-
-    path: str
-    layout: Literal["img2dataset"] = "img2dataset"  # {shard}.tar, {shard}.parquet, {shard}_stats.json
 
 
 class ExecutorChoice(Config):
@@ -89,9 +83,14 @@ def _check_needs(stages: dict[str, Stage], where: str) -> None:
 class CurationConfig(Config):
     """One curation: source -> stages -> RUN/export."""
 
-    source: Source
+    source: SerializeAsAny[Source]
     stages: CurationStages
     executor: ExecutorChoice = ExecutorChoice()
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source(cls, value: object) -> Source:
+        return value if isinstance(value, Source) else parse_source(value, where="curation.source")
 
     @field_validator("stages", mode="before")
     @classmethod

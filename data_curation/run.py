@@ -18,7 +18,7 @@ from megavlm.platform.storage import write_atomic
 
 from .config import CurationConfig
 from .ledger import Ledger
-from .source import Plan, Shard, find_shards
+from .source import Plan, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CurationRun:
         """List the raw shards and write the list down; task K of a per-shard stage is entry K from here on."""
         path = self.folder.path("ledger", "shards.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, Plan.of(find_shards(self.config.source.path)).save())
+        write_atomic(path, Plan.of(self.config.source.find(self.folder.path("ledger", "members"))).save())
         for kept in ("plan", "shards"):
             self.__dict__.pop(kept, None)
 
@@ -62,7 +62,7 @@ class CurationRun:
     @functools.cached_property
     def shards(self) -> list[Shard]:
         """The planned shards, one object each."""
-        return self.plan.shards()
+        return self.plan.shards(self.config.source, self.folder.root)
 
     def sidecar_path(self, stage: str, shard: str) -> Path:
         """RUN/STAGE/SHARD.parquet"""

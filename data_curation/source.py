@@ -6,37 +6,31 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from megavlm.platform.demo.places import MARK, expand
 from megavlm.platform.errors import InputError
-from megavlm.platform.shards import Sample, scan_tar
-from megavlm.platform.storage import exists, file_size, list_files
+from megavlm.platform.shards import Sample
+
+if TYPE_CHECKING:
+    from .sources.base import Source
 
 # The order is the preference where a sample holds several.
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 
 
+# In a shard's URL: the folder of the run that holds it, wherever that folder is moved.
+RUN_MARK = "{run}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One raw shard: `name` without extension, the tar's URL, and its size in bytes (which tells a changed shard)."""
+    """One raw shard: `name` without extension, its URL, its size in bytes (a changed one tells), and who reads it."""
 
     name: str
     url: str
     size: int
-
-
-def find_shards(path: str) -> list[Shard]:
-    """Every {name}.tar under a folder or URL, by name; raises InputError when there is none.
-
-    `{demo}` in the path stands for the folder of the demo's data.
-    """
-    place = expand(path)
-    urls = sorted(list_files(place, suffix=".tar")) if exists(place) else []
-    if not urls:
-        own = "curation.source.path=FOLDER, one that img2dataset wrote with output_format=webdataset"
-        fix = f"make the demo's data with `megavlm demo --only data`, or set {own}" if MARK in path else own
-        raise InputError(f"no .tar shards in '{place}'", where="curation.source.path", fix=fix)
-    return [Shard(url.rsplit("/", 1)[-1].removesuffix(".tar"), url, file_size(url)) for url in urls]
+    source: Source = dataclasses.field(compare=False, repr=False)
 
 
 def image_field(fields: Collection[str]) -> str | None:
@@ -45,9 +39,9 @@ def image_field(fields: Collection[str]) -> str | None:
 
 
 def read_samples(shard: Shard, keys: Collection[str]) -> Iterator[Sample]:
-    """The named samples in the order of the tar, first occurrence of a key only, one in memory at a time."""
+    """The named samples in the shard's order, first occurrence of a key only, one in memory at a time."""
     wanted = set(keys)
-    for item in scan_tar(shard.url):
+    for item in shard.source.read(shard, keys=frozenset(wanted)):
         if isinstance(item, Sample) and item.key in wanted:
             wanted.discard(item.key)
             yield item
@@ -98,6 +92,7 @@ class Plan:
             raise InputError("this list of shards was written by an earlier version", where=where, fix=fix)
         return cls(**fields)
 
-    def shards(self) -> list[Shard]:
-        """The shards, in the order of their tasks."""
-        return [Shard(*row) for row in zip(self.names, self.urls, self.sizes, strict=True)]
+    def shards(self, source: Source, folder: Path) -> list[Shard]:
+        """The shards of a source, in the order of their tasks, for the run in `folder`."""
+        urls = [str(folder) + url.removeprefix(RUN_MARK) if url.startswith(RUN_MARK) else url for url in self.urls]
+        return [Shard(*row, source) for row in zip(self.names, urls, self.sizes, strict=True)]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 
 from megavlm.platform.images import BadImage, decode, probe
 
+from ..filters.base import Facts, parse_filters
+from ..filters.base import Filter as Rule
+from ..filters.captions import CaptionLength
+from ..filters.pictures import Aspect, Contrast, Sides
 from ..hashing import exact_hash, perceptual_hash
 from ..source import image_bytes, read_samples
 from .base import ShardStage
@@ -33,7 +38,10 @@ Row = dict[str, Any]
 
 
 class Filter(ShardStage):
-    """Rules on the decoded image and its caption. Sides are in pixels, after EXIF rotation."""
+    """Rules on the decoded image, its caption and its metadata; the first that a sample breaks names the reason.
+
+    Sides are in pixels, after EXIF rotation.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("ingest",)
 
@@ -43,48 +51,53 @@ class Filter(ShardStage):
     min_caption_words: NonNegativeInt = 1
     min_caption_characters: NonNegativeInt = 1
     max_pixels: PositiveInt = 178_956_970  # decompression bombs are judged from the header, before decoding
+    extra: list[SerializeAsAny[Rule]] = []  # further rules, {use: NAME, ...}: docs/curation.md, "A filter of your own"
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _extra(cls, value: object) -> list[Rule]:
+        return parse_filters(value, where="extra")
+
+    def rules(self) -> list[Rule]:
+        """All rules in the order in which they are asked."""
+        words, characters = self.min_caption_words, self.min_caption_characters
+        return [
+            Sides(use="sides", min=self.min_side),
+            Aspect(use="aspect", max=self.max_aspect),
+            Contrast(use="contrast", min=self.min_contrast),
+            CaptionLength(use="caption_length", min_words=words, min_characters=characters),
+            *self.extra,
+        ]
 
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
         """One pass over the shard's tar, one decoded image in memory at a time."""
-        shards = {shard.name: shard for shard in run.shards}
+        shards, rules = {shard.name: shard for shard in run.shards}, self.rules()
 
         def judge(name: str) -> tuple[pa.Table, dict[str, Any]]:
-            received = run.gather(self.name, name, {"ingest": ["caption"]}).to_pylist()
-            captions = {row["key"]: row["caption"] for row in received}
-            samples = read_samples(shards[name], captions)
-            rows = [self._row(sample.key, image_bytes(sample), captions[sample.key]) for sample in samples]
+            received = run.gather(self.name, name, {"ingest": ["caption", "metadata"]}).to_pylist()
+            told = {row["key"]: row for row in received}
+            rows = [self._row(told[one.key], image_bytes(one), rules) for one in read_samples(shards[name], told)]
             return pa.Table.from_pylist(rows, schema=SCHEMA), {}
 
         return judge
 
-    def _row(self, key: str, data: bytes, caption: str) -> Row:
+    def _row(self, told: Row, data: bytes, rules: Sequence[Rule]) -> Row:
+        row: Row = {"key": told["key"], "bytes": len(data)}
         try:
             image = decode(data, max_pixels=self.max_pixels)
         except BadImage as error:
-            return {"key": key, "keep": False, "reason": error.reason, "detail": error.what, "bytes": len(data)}
-        row = {
-            "key": key,
-            "bytes": len(data),
-            "format": probe(data, max_pixels=self.max_pixels).format,
-            **_measure(image),
-        }
-        reason, detail = self.verdict(row, caption)
+            return row | {"keep": False, "reason": error.reason, "detail": error.what}
+        row |= {"format": probe(data, max_pixels=self.max_pixels).format, **_measure(image)}
+        reason, detail = verdict(rules, Facts(**row, caption=told["caption"], metadata=json.loads(told["metadata"])))
         if reason is None:
             row |= {"sha256": exact_hash(data)} | dict(zip(("pdq", "pdq_quality"), perceptual_hash(image), strict=True))
         return row | {"keep": reason is None, "reason": reason, "detail": detail}
 
-    def verdict(self, row: Row, caption: str) -> tuple[str | None, str | None]:
-        """The first rule that a sample breaks as (reason, detail), or (None, None)."""
-        short, long = sorted((row["width"], row["height"]))
-        words = len(caption.split())
-        rules = (
-            ("too_small", short < self.min_side, f"{row['width']} x {row['height']}, shortest side {self.min_side}"),
-            ("aspect_ratio", long > self.max_aspect * short, f"{long / short:.2f} : 1, at most {self.max_aspect:g}"),
-            ("flat_image", row["contrast"] < self.min_contrast, f"gray deviation {row['contrast']:.1f}"),
-            ("short_caption", words < self.min_caption_words, f"{words} words"),
-            ("short_caption", len(caption) < self.min_caption_characters, f"{len(caption)} characters"),
-        )
-        return next(((reason, detail) for reason, broken, detail in rules if broken), (None, None))
+
+def verdict(rules: Sequence[Rule], facts: Facts) -> tuple[str | None, str | None]:
+    """The first rule that a sample breaks as (reason, detail), or (None, None)."""
+    found = ((rule.reason, rule.breaks(facts)) for rule in rules)
+    return next(((reason, detail) for reason, detail in found if detail is not None), (None, None))
 
 
 def _measure(image: np.ndarray) -> Row:
