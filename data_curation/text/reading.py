@@ -107,9 +107,7 @@ class _Text:
             rest = self._text[self._at :].lstrip()
             if rest or not self._grow():
                 break
-        self._at = len(self._text) - len(rest)
-        if rest.startswith(mark):
-            self._at += 1
+        self._at = len(self._text) - len(rest.removeprefix(mark))
 
     def ended(self, mark: str) -> bool:
         """Whether the list ends here; raises EOFError where the file ends before it."""

@@ -26,12 +26,14 @@ def words_of(text: str) -> list[str]:
 
 def word_hashes(words: Sequence[str]) -> np.ndarray:
     """64 bits of each word's BLAKE2b, uint64 [words]: the same on every machine and in every process."""
-    return np.fromiter(map(_word_hash, words), np.uint64, len(words))
+    return np.fromiter(map(_cached_hash, words), np.uint64, len(words))
 
 
-@functools.lru_cache(maxsize=1 << 18)
 def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+_cached_hash = functools.lru_cache(maxsize=1 << 18)(_word_hash)  # a text's words are few, and come again
 
 
 def gram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
@@ -46,7 +48,6 @@ def gram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
     return total
 
 
-def digest(parts: Sequence[str]) -> bytes:
-    """16 bytes that texts share whose words are the same, part by part."""
-    joined = "\0".join(" ".join(words_of(part)) for part in parts)
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def digest(parts: Sequence[str]) -> int:
+    """64 bits that texts share whose words are the same, part by part."""
+    return _word_hash("\0".join(" ".join(words_of(part)) for part in parts))

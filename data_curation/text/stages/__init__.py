@@ -1,0 +1,1 @@
+"""The stages of text, registered with the others in `data_curation.stages`."""

@@ -1,0 +1,108 @@
+"""Text decontamination: samples that hold a benchmark's questions or answers are dropped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field, PositiveInt, model_validator
+
+from megavlm.platform.errors import ConfigError, MegaVLMError
+from megavlm.platform.storage import file_size
+
+from ...stages.base import ShardStage
+from ...stages.sidecar import judging_schema
+from ..benchmarks import columns_of, find_files, read_items
+from ..overlap import GRAM, SHORTEST, Leak, OverlapIndex
+from .base import table_of
+from .conversations import conversations
+
+if TYPE_CHECKING:
+    from ...run import CurationRun
+
+SCHEMA = judging_schema(
+    benchmark=pa.string(),
+    item=pa.int64(),  # its number in the benchmark's files, from 0
+    ngram=pa.string(),  # the words that the sample shares with it
+)
+
+
+class TextDecontaminate(ShardStage):
+    """Drops as `benchmark_leak` every sample one of whose messages shares n words in a row with an item.
+
+    The rules and their source: `text.overlap`. In memory are 12 bytes per different n-gram of the benchmarks.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("text_ingest",)
+
+    folder: str  # holds NAME.jsonl, NAME.parquet, ... or a folder NAME with such files, for every benchmark
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    columns: dict[str, tuple[str, ...]] = {}  # of benchmarks that `text.benchmarks` does not know, or other ones
+    n: PositiveInt = GRAM
+    shortest: PositiveInt = SHORTEST  # items of fewer words count where they are a whole message
+    # Filled in from the folder, never by hand: bytes of each file, so that other files are other options.
+    files: dict[str, int] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("folder"), str):
+            return data
+        names = data.get("benchmarks")
+        found = _sizes(data["folder"], names if isinstance(names, list | tuple) else [])
+        return {**data, "files": found}
+
+    @model_validator(mode="after")
+    def _lengths(self) -> TextDecontaminate:
+        if self.shortest > self.n:
+            raise ConfigError(f"shortest {self.shortest} is more than n {self.n}", where="shortest", fix="at most n")
+        return self
+
+    def check_inputs(self) -> None:
+        """Raises InputError for a benchmark without files or known columns."""
+        for name in self.benchmarks:
+            columns_of(name, self.columns)
+            find_files(self.folder, name)
+
+    def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
+        """Reads the benchmarks once per process."""
+        index = self.index()
+        facts = {"benchmarks": list(self.benchmarks), "items": len(index.items), "grams": index.grams}
+
+        def judge(name: str) -> tuple[pa.Table, dict[str, Any]]:
+            samples = conversations(run, self.name, name)
+            table = table_of((_row(key, index.find(texts)) for key, texts in samples), SCHEMA)
+            leaks = Counter(filter(None, table["benchmark"].to_pylist()))
+            return table, facts | {"leaks": dict(sorted(leaks.items()))}
+
+        return judge
+
+    def index(self) -> OverlapIndex:
+        """The n-grams of all benchmarks; raises InputError."""
+        self.check_inputs()
+        items = {
+            name: read_items(find_files(self.folder, name), columns_of(name, self.columns)) for name in self.benchmarks
+        }
+        return OverlapIndex(items, self.n, self.shortest)
+
+
+def _row(key: str, leak: Leak | None) -> dict[str, Any]:
+    if leak is None:
+        return {"key": key, "keep": True}
+    detail = f"{leak.benchmark} item {leak.item}: {json.dumps(leak.ngram, ensure_ascii=False)}"
+    facts = {"benchmark": leak.benchmark, "item": leak.item, "ngram": leak.ngram}
+    return {"key": key, "keep": False, "reason": "benchmark_leak", "detail": detail, **facts}
+
+
+def _sizes(folder: str, names: list[Any] | tuple[Any, ...]) -> dict[str, int]:
+    """What of the benchmarks' files is there; what is not is told when the run begins, not when a recipe is shown."""
+    found: dict[str, int] = {}
+    for name in names:
+        try:
+            found |= {url: file_size(url) for url in find_files(folder, str(name))}
+        except MegaVLMError:
+            continue
+    return found
