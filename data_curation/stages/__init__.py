@@ -13,4 +13,8 @@ STAGES = Registry("curation stage", {
     "recaption": "megavlm.data_curation.stages.recaption:Recaption",
     "check_captions": "megavlm.data_curation.stages.captions:CheckCaptions",
     "export": "megavlm.data_curation.stages.export:Export",
+    "text_ingest": "megavlm.data_curation.text.stages.ingest:TextIngest",
+    "text_deduplicate": "megavlm.data_curation.text.stages.deduplicate:TextDeduplicate",
+    "text_decontaminate": "megavlm.data_curation.text.stages.decontaminate:TextDecontaminate",
+    "text_export": "megavlm.data_curation.text.stages.export:TextExport",
 })  # fmt: skip
