@@ -34,6 +34,7 @@ TABLES = {
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
+    "Text formats": "megavlm.data_curation.text.formats:FORMATS",
     "Embedders": "megavlm.data_curation.embedders:EMBEDDERS",
     "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",
