@@ -3,6 +3,7 @@
 from megavlm.platform.registry import Registry
 
 STAGES = Registry("curation stage", {
+    "links": "megavlm.data_curation.stages.links:Links",
     "ingest": "megavlm.data_curation.stages.ingest:Ingest",
     "filter": "megavlm.data_curation.stages.filter:Filter",
     "embed": "megavlm.data_curation.stages.embed:Embed",
