@@ -22,33 +22,32 @@ Row = dict[str, Any]
 
 
 class Page:
-    """The work on one shard. `samples` are rows with key, caption and metadata, of those that the stage receives."""
+    """The work on one shard."""
 
-    def __init__(
-        self, stage: Recaption, captioner: Captioner, cache: ResponseCache, shard: Shard, samples: list[Row]
-    ) -> None:
-        self.stage, self.captioner, self.cache, self.shard, self.samples = stage, captioner, cache, shard, samples
-        self.prompt = Prompt.load(stage.prompt, stage.fields)
+    def __init__(self, stage: Recaption, prompt: Prompt, captioner: Captioner, cache: ResponseCache) -> None:
+        self.stage, self.prompt, self.captioner, self.cache = stage, prompt, captioner, cache
         self.addresses: dict[str, str] = {}  # sample key -> cache key
         self.answers: dict[str, Answer] = {}  # cache key -> what came of it
 
-    def write(self) -> tuple[list[Row], dict[str, Any]]:
-        """The sidecar's rows, in the order of the samples, and what to note. Raises what the captioner raises."""
-        self.cache.refresh()
-        asked = self.captioner.answers(self._questions(), lambda question, reply: self.cache.put(question.key, reply))
-        known = len(self.answers)
-        self.answers |= asked
-        if lost := [row["key"] for row in self.samples if row["key"] not in self.addresses]:
-            what = f"shard {self.shard.name} lacks {len(lost)} samples, '{lost[0]}' among them"
-            raise InputError(what, fix="the raw shard changed during the run; run again")
-        rows = [self._row(row["key"]) for row in self.samples]
-        return rows, {"asked": len(asked), "not_asked": known, "requests": sum(a.attempts for a in asked.values())}
+    def fill(self, shard: Shard, samples: list[Row]) -> tuple[list[Row], dict[str, Any]]:
+        """The sidecar's rows, in the order of `samples` (rows with key, caption and metadata), and what to note.
 
-    def _questions(self) -> Iterator[Question]:
+        Raises what the captioner raises, and InputError when the shard lacks a sample.
+        """
+        self.cache.refresh()
+        questions = self._questions(shard, {row["key"]: row for row in samples})
+        asked = self.captioner.answers(questions, lambda question, reply: self.cache.put(question.key, reply))
+        notes = {"asked": len(asked), "known": len(self.answers), "requests": sum(a.attempts for a in asked.values())}
+        self.answers |= asked
+        if lost := [row["key"] for row in samples if row["key"] not in self.addresses]:
+            what = f"shard {shard.name} lacks {len(lost)} samples, '{lost[0]}' among them"
+            raise InputError(what, fix="the raw shard changed during the run; run again")
+        return [self._row(row["key"]) for row in samples], notes
+
+    def _questions(self, shard: Shard, told: dict[str, Row]) -> Iterator[Question]:
         """Those that nobody has answered. Two samples that are alike are one question."""
-        told = {row["key"]: row for row in self.samples}
         asked: set[str] = set()
-        for sample in read_samples(self.shard, told):
+        for sample in read_samples(shard, told):
             data, row = image_bytes(sample), told[sample.key]
             text = self.prompt.fill(row["caption"], row["metadata"])
             key = self.addresses[sample.key] = self._address(data, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field, PositiveInt, computed_field, field_validator, model_validator
+from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
 from megavlm.platform.errors import ConfigError
 
@@ -52,20 +52,19 @@ class Recaption(ShardStage):
     fields: tuple[str, ...] = ("tags",)  # of the samples' metadata, that the prompt may mention as $NAME
     parameters: dict[str, Any] = {"max_tokens": 512, "temperature": 0.0}  # sent along as they are
     max_side: PositiveInt = 2048  # pixels; larger images are reduced before they are sent
-    round: int = 1  # another number asks again for the samples that failed; replies in the cache stay
+    prompt_sha256: str | None = None  # filled in when a run is made; a worker takes no other prompt
+    endpoints: tuple[str, ...] = ()  # base URLs, such as http://host:8000/v1
+    server: Server | None = None
     transformers: InProcess | None = None
+    asking: Asking = Asking()  # how endpoints and servers are asked
+    cache: str | None = None  # a folder that runs may share; null: RUN/cache/recaption
 
-    # What follows decides no caption, so changing it redoes nothing.
-    endpoints: tuple[str, ...] = Field((), exclude=True)  # base URLs, such as http://host:8000/v1
-    server: Server | None = Field(None, exclude=True)
-    asking: Asking = Field(Asking(), exclude=True)
-    cache: str | None = Field(None, exclude=True)  # a folder that runs may share; null: RUN/cache/recaption
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def prompt_sha256(self) -> str:
-        """Part of the options, so that an edited prompt counts as another one."""
-        return Prompt.load(self.prompt, self.fields).sha256
+    @field_validator("prompt_sha256")
+    @classmethod
+    def _of_the_prompt(cls, told: str | None, info: ValidationInfo) -> str | None:
+        # an option, so that an edited prompt counts as another one; not looked up again when a run is only looked at
+        known = told is not None or not {"prompt", "fields"} <= info.data.keys()
+        return told if known else Prompt.load(info.data["prompt"], info.data["fields"]).sha256
 
     @field_validator("endpoints")
     @classmethod
@@ -86,11 +85,11 @@ class Recaption(ShardStage):
         if len(given) != 1:
             what = f"recaption is told to ask {' and '.join(given) or 'nobody'}"
             raise ConfigError(what, fix="give exactly one of endpoints, server, transformers")
-        Prompt.load(self.prompt, self.fields)
         return self
 
     def worker(self, run: CurationRun) -> Worker:
         """As every ShardStage's, and ends the servers that it started when nobody holds it any more."""
+        prompt = self._checked_prompt()
         captioner = self._captioner(run)
         cache = ResponseCache(Path(self.cache) if self.cache else run.folder.path("cache", "recaption"))
         shards = {shard.name: shard for shard in run.shards}
@@ -98,13 +97,20 @@ class Recaption(ShardStage):
         def work(task: int) -> Outcome:
             shard = shards[run.shards[task].name]
             samples = run.gather(self.name, shard.name, {"ingest": ["caption", "metadata"]}).to_pylist()
-            rows, notes = Page(self, captioner, cache, shard, samples).write()
+            rows, notes = Page(self, prompt, captioner, cache).fill(shard, samples)
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
             run.write_sidecar(self.name, shard.name, table)
             return Outcome.of(table, notes=notes)
 
         weakref.finalize(work, captioner.close)  # at the latest when the process exits
         return work
+
+    def _checked_prompt(self) -> Prompt:
+        prompt = Prompt.load(self.prompt, self.fields)
+        if prompt.sha256 != self.prompt_sha256:
+            fix = "`megavlm curate run RECIPE` again does the stage anew with it"
+            raise ConfigError(f"prompt '{self.prompt}' is not the one that this run was made with", fix=fix)
+        return prompt
 
     def _captioner(self, run: CurationRun) -> Captioner:
         if self.transformers:

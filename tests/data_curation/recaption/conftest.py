@@ -1,0 +1,199 @@
+"""A real inference server with a tiny model, and a proxy before it that drops, delays and answers nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megavlm.data_curation.recaption.server import _free_port
+
+NONSENSE = {
+    "empty": b'{"id": "x", "object": "chat.completion", "choices": []}',
+    "null": b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}, "finish_reason": "stop"}]}',
+    "blank": b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": " \\n"}}]}',
+    "other": b'["choices", 17]',
+    "html": b"<html><body>Welcome to our captive portal</body></html>",
+}
+STATUS = {"500": b"500 Internal Server Error", "429": b"429 Too Many Requests", "503": b"503 Service Unavailable"}
+Plan = Callable[[int, bytes], str]  # (how many POSTs came before, the body) -> a fault's name, or "pass"
+
+
+@dataclasses.dataclass
+class Seen:
+    """What passed a proxy."""
+
+    questions: Counter[str] = dataclasses.field(default_factory=Counter)  # SHA-256 of a POST's body -> times
+    faults: Counter[str] = dataclasses.field(default_factory=Counter)
+    keys: set[str] = dataclasses.field(default_factory=set)  # Authorization headers
+    open: int = 0
+    most_open: int = 0  # POSTs under way at a time
+
+
+class Proxy:
+    """HTTP/1.1 between a client and a server, one request per connection, with a fault where `plan` wants one."""
+
+    def __init__(self, target: int, plan: Plan) -> None:
+        self.target, self.plan, self.seen = target, plan, Seen()
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.listen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def listen(self) -> None:
+        async def start() -> asyncio.Server:
+            return await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+        self._server = asyncio.run_coroutine_threadsafe(start(), self._loop).result(5)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def hang_up(self) -> None:
+        """Nobody listens any more; whoever connects is refused. May be called from anywhere, a plan included."""
+        assert self._server is not None
+        self._loop.call_soon_threadsafe(self._server.close)
+
+    def end(self) -> None:
+        self.hang_up()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+            headers = {name.lower(): value for name, value in fields.items()}
+            body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
+            self.seen.keys.add(headers.get(b"authorization", b"").decode())
+            if head.startswith(b"POST"):
+                await self._post(head, body, reader, writer)
+            else:
+                writer.write(await self._forward(head, body))
+                await writer.drain()
+        writer.close()
+
+    async def _post(self, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = self.seen
+        fault = self.plan(sum(seen.questions.values()), body)
+        seen.questions[hashlib.sha256(body).hexdigest()] += 1
+        seen.faults[fault] += 1
+        seen.open += 1
+        seen.most_open = max(seen.most_open, seen.open)
+        try:
+            if fault == "never":
+                await reader.read()  # until the client has had enough
+            else:
+                await self._answer(fault, head, body, writer)
+        finally:
+            seen.open -= 1
+
+    async def _answer(self, fault: str, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
+        if fault == "drop":
+            writer.transport.abort()  # a reset, not an orderly end
+        elif fault in NONSENSE:
+            writer.write(response(b"200 OK", NONSENSE[fault]))
+        elif fault in STATUS or fault.isdigit():
+            writer.write(response(STATUS.get(fault, fault.encode() + b" No"), b"go away, " + self._key(head)))
+        else:
+            answer = await self._forward(head, body)
+            start, _, text = answer.partition(b"\r\n\r\n")
+            if fault == "truncated":  # well-framed HTTP around half a JSON document
+                answer = response(b"200 OK", text[: len(text) // 2])
+            writer.write(answer if fault != "torn" else start + b"\r\n\r\n" + text[: len(text) // 2])
+            await writer.drain()
+
+    @staticmethod
+    def _key(head: bytes) -> bytes:
+        """Servers do repeat what they were sent."""
+        return next((line for line in head.split(b"\r\n") if line.lower().startswith(b"authorization")), b"")
+
+    async def _forward(self, head: bytes, body: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
+        try:
+            lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+            writer.write(b"\r\n".join([lines[0], b"Connection: close", *lines[1:]]) + body)
+            await writer.drain()
+            answer = await reader.read()
+        finally:
+            writer.close()
+        start, _, text = answer.partition(b"\r\n\r\n")
+        return start.replace(b"keep-alive", b"close") + b"\r\n\r\n" + text
+
+
+def response(status: bytes, body: bytes) -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nretry-after: 0\r\nconnection: close\r\n" % status
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyServer:
+    model: str  # a folder
+    port: int
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """What the server says, asked with the standard library."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions", data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())["choices"][0]
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer]:
+    """`transformers serve` with a tiny random vision-language model."""
+    folder, port = tmp_path_factory.mktemp("tiny"), _free_port()
+    script = Path(__file__).parent / "serve_tiny.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (folder / "server.log").open("w") as log:
+        command = [sys.executable, str(script), str(folder / "model"), str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    try:
+        until_healthy(port, process, folder / "server.log")
+        yield TinyServer(str(folder / "model"), port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the server did not come up:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def proxy(tiny_server: TinyServer) -> Iterator[Callable[[Plan], Proxy]]:
+    """proxy(plan) -> a Proxy before the tiny server."""
+    made: list[Proxy] = []
+
+    def make(plan: Plan = lambda count, body: "pass") -> Proxy:
+        made.append(Proxy(tiny_server.port, plan))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
