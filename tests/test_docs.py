@@ -35,6 +35,8 @@ TABLES = {
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
     "Text formats": "megavlm.data_curation.text.formats:FORMATS",
+    "Sources": "megavlm.data_curation.sources:SOURCES",
+    "Filters": "megavlm.data_curation.filters:FILTERS",
     "Embedders": "megavlm.data_curation.embedders:EMBEDDERS",
     "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",

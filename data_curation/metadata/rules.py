@@ -37,9 +37,10 @@ class LinkRules(Config):
 
     def reasons(self, table: pa.Table) -> np.ndarray:
         """object [n]: the first rule that each row breaks, None where it breaks none."""
-        reasons = np.full(len(table), None, dtype=object)
+        reasons, passing = np.full(len(table), None, dtype=object), np.ones(len(table), dtype=bool)
         for reason, broken in self._broken(table):
-            reasons[broken & np.equal(reasons, None)] = reason
+            reasons[broken & passing] = reason
+            passing &= ~broken
         return reasons
 
     def _broken(self, table: pa.Table) -> Iterator[tuple[str, Mask]]:

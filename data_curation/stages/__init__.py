@@ -6,6 +6,7 @@ STAGES = Registry("curation stage", {
     "links": "megavlm.data_curation.stages.links:Links",
     "ingest": "megavlm.data_curation.stages.ingest:Ingest",
     "filter": "megavlm.data_curation.stages.filter:Filter",
+    "decontaminate": "megavlm.data_curation.stages.decontaminate:Decontaminate",
     "embed": "megavlm.data_curation.stages.embed:Embed",
     "cluster": "megavlm.data_curation.stages.cluster:Cluster",
     "assign": "megavlm.data_curation.stages.assign:Assign",
@@ -16,6 +17,7 @@ STAGES = Registry("curation stage", {
     "export": "megavlm.data_curation.stages.export:Export",
     "text_ingest": "megavlm.data_curation.text.stages.ingest:TextIngest",
     "text_deduplicate": "megavlm.data_curation.text.stages.deduplicate:TextDeduplicate",
+    "text_refine": "megavlm.data_curation.text.stages.refine:TextRefine",
     "text_decontaminate": "megavlm.data_curation.text.stages.decontaminate:TextDecontaminate",
     "text_export": "megavlm.data_curation.text.stages.export:TextExport",
 })  # fmt: skip

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from typing import IO, TYPE_CHECKING, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -93,7 +92,7 @@ class Links(Stage):
             fix = "curation.source.layout, or another file"
             raise InputError(f"columns of another type: {error}", where=shard.url, fix=fix) from error
         dropped.update(reason for reason in reasons if reason is not None)
-        return table.filter(pa.array(np.equal(reasons, None)))
+        return table.filter(pa.array([reason is None for reason in reasons]))
 
     def _check_columns(self, columns: set[str], where: str) -> None:
         for column, option in self.rules.needed().items():
