@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from megavlm.platform.errors import ConfigError, MegaVLMError
+from megavlm.platform.errors import ConfigError, InputError, MegaVLMError
 from megavlm.platform.storage import file_size
 
 from ...stages.base import ShardStage
@@ -43,17 +43,15 @@ class TextDecontaminate(ShardStage):
     columns: dict[str, tuple[str, ...]] = {}  # of benchmarks that `text.benchmarks` does not know, or other ones
     n: PositiveInt = GRAM
     shortest: PositiveInt = SHORTEST  # items of fewer words count where they are a whole message
-    # Filled in from the folder, never by hand: bytes of each file, so that other files are other options.
-    files: dict[str, int] = {}
+    # Filled in when a run is made: bytes of each file, so that other files count as other options. A worker takes no
+    # other ones.
+    files: dict[str, int] | None = None
 
-    @model_validator(mode="before")
+    @field_validator("files")
     @classmethod
-    def _look(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("folder"), str):
-            return data
-        names = data.get("benchmarks")
-        found = _sizes(data["folder"], names if isinstance(names, list | tuple) else [])
-        return {**data, "files": found}
+    def _in_the_folder(cls, told: dict[str, int] | None, info: ValidationInfo) -> dict[str, int] | None:
+        known = told is not None or not {"folder", "benchmarks"} <= info.data.keys()
+        return told if known else _sizes(info.data["folder"], info.data["benchmarks"])
 
     @model_validator(mode="after")
     def _lengths(self) -> TextDecontaminate:
@@ -62,19 +60,23 @@ class TextDecontaminate(ShardStage):
         return self
 
     def check_inputs(self) -> None:
-        """Raises InputError for a benchmark without files or known columns."""
+        """Raises InputError for a benchmark without files or known columns, and for files that have changed."""
         for name in self.benchmarks:
             columns_of(name, self.columns)
             find_files(self.folder, name)
+        if _sizes(self.folder, self.benchmarks) != self.files:
+            fix = "`megavlm curate run RECIPE` again does the stage anew with them"
+            raise InputError("these files are not those that this run was made with", where=self.folder, fix=fix)
 
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
         """Reads the benchmarks once per process."""
+        self.check_inputs()
         index = self.index()
         facts = {"benchmarks": list(self.benchmarks), "items": len(index.items), "grams": index.grams}
 
         def judge(name: str) -> tuple[pa.Table, dict[str, Any]]:
             samples = conversations(run, self.name, name)
-            table = table_of((_row(key, index.find(texts)) for key, texts in samples), SCHEMA)
+            table = table_of((_row(row["key"], index.find(_texts(row))) for row in samples), SCHEMA)
             leaks = Counter(filter(None, table["benchmark"].to_pylist()))
             return table, facts | {"leaks": dict(sorted(leaks.items()))}
 
@@ -82,11 +84,14 @@ class TextDecontaminate(ShardStage):
 
     def index(self) -> OverlapIndex:
         """The n-grams of all benchmarks; raises InputError."""
-        self.check_inputs()
         items = {
             name: read_items(find_files(self.folder, name), columns_of(name, self.columns)) for name in self.benchmarks
         }
         return OverlapIndex(items, self.n, self.shortest)
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    return [message["content"] for message in row["messages"]]
 
 
 def _row(key: str, leak: Leak | None) -> dict[str, Any]:
@@ -97,12 +102,12 @@ def _row(key: str, leak: Leak | None) -> dict[str, Any]:
     return {"key": key, "keep": False, "reason": "benchmark_leak", "detail": detail, **facts}
 
 
-def _sizes(folder: str, names: list[Any] | tuple[Any, ...]) -> dict[str, int]:
+def _sizes(folder: str, names: Sequence[str]) -> dict[str, int]:
     """What of the benchmarks' files is there; what is not is told when the run begins, not when a recipe is shown."""
     found: dict[str, int] = {}
     for name in names:
         try:
-            found |= {url: file_size(url) for url in find_files(folder, str(name))}
+            found |= {url: file_size(url) for url in find_files(folder, name)}
         except MegaVLMError:
             continue
     return found

@@ -16,18 +16,20 @@ from ...source import Shard
 from ...stages.base import Outcome, Stage, Worker
 from ..source import TextSets
 from .base import INGEST, text_source
+from .conversations import conversations
 
 if TYPE_CHECKING:
     from ...run import CurationRun
 
-COLUMNS = ["row", "id", "source", "messages"]
+COLUMNS = ("row", "id", "source")
 
 
 class TextExport(Stage):
     """RUN/export/SHARD-NNNNN.tar: per sample one `json` with messages, id and source, in the source's order.
 
     `source` says where the sample is from: set, format, raw shard, row, and what the row itself says.
-    RUN/statistics.json holds per set: rows, samples exported, turns, characters, and dropped by stage and reason.
+    RUN/statistics.json holds per set: rows, samples exported, their turns and characters (before any refinement), and
+    dropped by stage and reason.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("text_ingest",)
@@ -41,12 +43,12 @@ class TextExport(Stage):
 
         def work(task: int) -> Outcome:
             shard = run.shards[task]
-            table = run.gather(self.name, shard.name, {INGEST: COLUMNS})
+            written = 0
             with ShardWriter(run.folder.path("export"), f"{shard.name}-", self.samples_per_shard) as writer:
-                for batch in table.to_batches(max_chunksize=1024):
-                    for row in batch.to_pylist():
-                        writer.write(row["key"], {"json": exported(row, source, shard)})
-            return Outcome(len(table), len(table))
+                for row in conversations(run, self.name, shard.name, COLUMNS):
+                    writer.write(row["key"], {"json": exported(row, source, shard)})
+                    written += 1
+            return Outcome(written, written)
 
         return work
 
@@ -66,7 +68,7 @@ def exported(row: dict[str, Any], source: TextSets, shard: Shard) -> dict[str, A
     """What the `json` of a sample holds."""
     text_set = source.set_of(shard)
     origin = {"set": text_set, "format": source.sets[text_set], "shard": shard.name, "row": row["row"]}
-    return {"messages": json.loads(row["messages"]), "id": row["id"], "source": origin | {"origin": row["source"]}}
+    return {"messages": row["messages"], "id": row["id"], "source": origin | {"origin": row["source"]}}
 
 
 def statistics(run: CurationRun, stage: str) -> dict[str, dict[str, Any]]:
