@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +18,7 @@ ROWS_PER_CHUNK = 8192
 
 def write_features(path: Path, features: np.ndarray) -> None:
     """Write beside and rename: the array is whole or absent."""
-    import zarr
-
+    zarr = _zarr()
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -36,10 +36,16 @@ def read_features(run: CurationRun, shard: str, start: int = 0, stop: int | None
 
 def read_half(run: CurationRun, shard: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """The same as they are stored, in float16."""
+    array = _zarr().open_array(run.folder.path("embed", f"{shard}.zarr"), mode="r")
+    return np.asarray(array[start:stop])
+
+
+def _zarr() -> ModuleType:
+    """zarr with one thread: by default it reads with many, each of which keeps freed memory of its own."""
     import zarr
 
-    array = zarr.open_array(run.folder.path("embed", f"{shard}.zarr"), mode="r")
-    return np.asarray(array[start:stop])
+    zarr.config.set({"threading.max_workers": 1, "async.concurrency": 1})
+    return zarr
 
 
 def unit(features: np.ndarray, mean: np.ndarray | float = 0.0) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 if TYPE_CHECKING:
     from .run import CurationRun
 
-# 200 MB of 768 features in float16. What assign wrote is divided by it: another number needs new versions of assign,
+# 100 MB of 768 features in float16. What assign wrote is divided by it: another number needs new versions of assign,
 # deduplicate and select.
-ROWS_AT_ONCE = 131_072
+ROWS_AT_ONCE = 65_536
 
 
 @dataclasses.dataclass(frozen=True)

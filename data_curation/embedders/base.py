@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from megavlm.platform.config import Config
+from megavlm.platform.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,8 @@ class Embedder(Config):
     pooling: Literal["model", "grid"] = "model"  # the model's own embedding, or its tokens averaged to a 4 x 4 grid
     batch_size: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU; a CPU is slower with it
+    runtime: Literal["torch", "openvino"] = "torch"  # OpenVINO: CPU, `pooling: model`; somewhat faster there
 
     def build(self, seed: int) -> tuple[Callable[[list[np.ndarray]], np.ndarray], dict[str, Any]]:
         """The function images -> float32 [n, d], and notes for the ledger (model, weights, parameters, dimension)."""
@@ -35,16 +38,50 @@ class Embedder(Config):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # random weights are the same in every worker
             module, size, mean, std = self.load()
-        device = self._device()
-        module = module.to(device).eval()
-        forward = module if self.pooling == "model" else grid_pooling(self.trunk(module))
+        forward = self._forward(module.eval(), size)
 
-        @torch.inference_mode()
         def embed(images: list[np.ndarray]) -> np.ndarray:
-            pixels = np.stack([prepare(image, size, self.resize, mean, std) for image in images])
-            return forward(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+            return forward(np.stack([prepare(image, size, self.resize, mean, std) for image in images]))
 
         return embed, self._notes(module, size)
+
+    def _forward(self, module: torch.nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Pixels float32 [n, 3, size, size] -> features float32 [n, d]."""
+        import torch
+
+        if self.runtime == "openvino":
+            return self._openvino(module, size)
+        device = self._device()
+        module = module.to(device)
+        model = module if self.pooling == "model" else grid_pooling(self.trunk(module))
+        half = self.precision == "bfloat16" or (self.precision == "auto" and device == "cuda")
+
+        @torch.inference_mode()
+        def forward(pixels: np.ndarray) -> np.ndarray:
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                return model(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+
+        return forward
+
+    def _openvino(self, module: torch.nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The same by OpenVINO, in float32."""
+        import torch
+
+        if self.pooling != "model" or self.device == "cuda":
+            raise ConfigError(
+                f"openvino with pooling '{self.pooling}' on device '{self.device}'",
+                where="curation.stages.embed.embedder.runtime",
+                fix="use `pooling: model` on the CPU, or `runtime: torch`",
+            )
+        try:
+            import openvino
+        except ImportError:
+            where = "curation.stages.embed.embedder.runtime"
+            raise ConfigError("openvino is not installed", where=where, fix="pip install openvino") from None
+        with torch.inference_mode():
+            model = openvino.convert_model(module, example_input=torch.zeros(2, 3, size, size))
+        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float32)
 
     def load(self) -> tuple[torch.nn.Module, int, np.ndarray, np.ndarray]:
         """The module (images [n, 3, H, W] -> [n, d]), its input side in pixels, the channels' mean and deviation."""

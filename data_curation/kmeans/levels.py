@@ -21,7 +21,6 @@ from .ranks import ranks_in_cluster
 from .rows import InMemory, Rows, on_grid
 from .start import spread_rows
 
-
 SETTLING = 5  # iterations over all rows after the last resampling
 
 

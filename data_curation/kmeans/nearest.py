@@ -16,8 +16,8 @@ SEARCHES = Registry("search", {
     "faiss": "megavlm.data_curation.kmeans.nearest:faiss_search",
     "kernel": "megavlm.data_curation.kmeans.nearest:kernel_search",
 })  # fmt: skip
-# Loading torch takes a few seconds, in which FAISS has done this many comparisons of 768 dimensions.
-SMALL = 10**8
+# Loading torch takes a few seconds, in which FAISS has gone some times through this many comparisons of 768 dimensions.
+SMALL = 10**7
 
 
 def searcher(centroids: np.ndarray, engine: Engine, rows: int) -> Search:

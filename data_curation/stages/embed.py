@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from pydantic import PositiveInt
 
+from megavlm.platform.config import point
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import decode
+from megavlm.platform.images import BadImage, ImageDecoder, decode, load_decoder
 
 from ..embedders import EMBEDDERS
 from ..features import write_features
@@ -19,9 +23,10 @@ from .base import ShardStage
 
 if TYPE_CHECKING:
     from ..run import CurationRun
-from megavlm.platform.config import point
 
 SCHEMA = pa.schema({"key": pa.string(), "keep": pa.bool_(), "reason": pa.string()})
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Embed(ShardStage):
@@ -31,16 +36,23 @@ class Embed(ShardStage):
     judges: ClassVar[bool] = False
 
     embedder: point(EMBEDDERS)  # type: ignore[valid-type]
+    decoder: str = "exact"  # one of platform's image decoders; `fast` decodes no larger than the model looks
+    decode_threads: PositiveInt = 1  # decode the next batches while the model works on one
+    prefetch: PositiveInt = 2  # batches decoded ahead, which is what they cost in memory
 
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
-        """Builds the model; images are decoded as they are needed, one batch in memory at a time."""
+        """Builds the model; a few batches of images are in memory at a time."""
         shards = {shard.name: shard for shard in run.shards}
+        decoder = load_decoder(self.decoder)
         embed, notes = self.embedder.build(run.seed)
 
         def judge(name: str) -> tuple[pa.Table, dict[str, Any]]:
             keys = run.survivors(self.name, name).to_pylist()
-            images = (decode(image_bytes(sample)) for sample in read_samples(shards[name], keys))
-            blocks = [embed(block) for block in blocks_of(images, self.embedder.batch_size)]
+            files = blocks_of(map(image_bytes, read_samples(shards[name], keys)), self.embedder.batch_size)
+            images = ahead(
+                files, lambda block: decoded(block, decoder, notes["image_size"]), self.decode_threads, self.prefetch
+            )
+            blocks = [embed(block) for block in images]
             features = np.concatenate(blocks) if blocks else np.empty((0, 0), np.float32)
             if len(features) != len(keys):
                 raise InputError(f"shard {name} holds {len(features)} of {len(keys)} samples", fix="run again")
@@ -51,7 +63,33 @@ class Embed(ShardStage):
         return judge
 
 
-def blocks_of(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def decoded(files: list[bytes], decoder: ImageDecoder, side: int) -> list[np.ndarray]:
+    """The images of files that `filter` could decode, at least `side` pixels where they were that large.
+
+    What this decoder cannot use is decoded as `filter` did it.
+    """
+    found = decoder.images(files, min_side=side)
+    return [decode(data) if isinstance(one, BadImage) else one for data, one in zip(files, found, strict=True)]
+
+
+def blocks_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last one shorter."""
-    while block := list(islice(items, size)):
+    rest = iter(items)
+    while block := list(islice(rest, size)):
         yield block
+
+
+def ahead(items: Iterable[Item], work: Callable[[Item], Made], threads: int, depth: int) -> Iterator[Made]:
+    """`work` of each item in order, up to `depth` of them done or under way before they are asked for."""
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # whoever asked has had enough: begin nothing more
+            for future in waiting:
+                future.cancel()

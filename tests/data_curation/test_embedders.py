@@ -13,6 +13,7 @@ from megavlm.data_curation.embedders.open_clip_model import OpenClip
 from megavlm.data_curation.embedders.pixels import Pixels
 from megavlm.data_curation.embedders.timm_model import Timm
 from megavlm.kernels import torchvision
+from megavlm.platform.errors import ConfigError
 
 TINY = {"model": "eva02_tiny_patch14_224", "image_size": 56}
 
@@ -122,3 +123,21 @@ def test_pixels_are_block_means():
     features = Pixels(side=8).build(1)[0]([image])
     means = image.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3)) / 255
     assert np.allclose(features.reshape(8, 8, 3), means, atol=1 / 255)
+
+
+def test_bfloat16_is_near_to_float32(images):
+    exact, half = (Timm(**TINY, precision=precision).build(1)[0](images) for precision in ("float32", "bfloat16"))
+    assert half.dtype == np.float32 and not np.array_equal(exact, half)
+    cosines = (exact * half).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(half, axis=1)
+    assert (cosines > 0.99).all()
+
+
+def test_openvino_gives_what_torch_does(images):
+    pytest.importorskip("openvino")
+    torch_, openvino = (Timm(**TINY, runtime=runtime).build(1)[0](images) for runtime in ("torch", "openvino"))
+    assert openvino.shape == torch_.shape and np.allclose(openvino, torch_, atol=1e-4)
+
+
+def test_openvino_with_grid_pooling_is_refused():
+    with pytest.raises(ConfigError, match="openvino"):
+        Timm(**TINY, runtime="openvino", pooling="grid").build(1)
