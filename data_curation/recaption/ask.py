@@ -110,8 +110,9 @@ class EndpointCaptioner:
                 return Reply(self.secret.hide(outcome.text), outcome.finish, asked + 1)
             if outcome.hopeless:
                 raise self._refused(member.place.url(), outcome)
-            pool.blame(member, outcome)
             asked += not outcome.unreached
+            if outcome.again:
+                pool.blame(member, outcome)
             if not outcome.again or asked >= self.manners.attempts:
                 return Failure(self.secret.hide(outcome.detail), asked)
             await asyncio.sleep(self._pause(asked, outcome))

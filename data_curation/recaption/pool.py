@@ -16,7 +16,7 @@ from megavlm.platform.errors import ConfigError, MegaVLMError
 from .endpoint import Trouble
 
 SUSPECT = 3  # failures in a row after which an endpoint has to show that it lives
-LONGEST_REST = 5.0  # seconds between two looks at a sick endpoint
+SHORTEST_REST, LONGEST_REST = 0.05, 5.0  # seconds between two looks at a sick endpoint, doubled each time
 LOOK_SECONDS = 10.0  # a look may take
 
 
@@ -97,19 +97,17 @@ class Pool:
                 group.create_task(self._nurse(member, client, tell))
 
     async def _nurse(self, member: Member, client: httpx2.AsyncClient, tell: Callable[[str], str]) -> None:
-        sick_since, rest = time.monotonic(), 0.05
+        sick_since, rest = time.monotonic(), SHORTEST_REST
         while not member.lost:
             await asyncio.sleep(rest)
-            if member.well:
-                sick_since, rest = time.monotonic(), 0.05
-                continue
-            trouble = await self._look(member, client)
+            trouble = None if member.well else await self._look(member, client)
             if trouble is None:
-                member.well, member.failures = True, 0
-                self._changed.set()
-            elif time.monotonic() - sick_since > self.patience or trouble.hopeless:
-                self._lose(member, tell(trouble.detail))
+                sick_since, rest = time.monotonic(), SHORTEST_REST
+                self._welcome(member)
+                continue
             rest = min(2 * rest, LONGEST_REST)
+            if trouble.hopeless or time.monotonic() - sick_since > self.patience:
+                self._lose(member, tell(trouble.detail))
 
     async def _look(self, member: Member, client: httpx2.AsyncClient) -> Trouble | None:
         """None when it is well."""
@@ -128,6 +126,11 @@ class Pool:
             raise ConfigError(f"HTTP {response.status_code}: a key is wanted", where=member.place.url(), fix=fix)
         # any other answer comes from a server that works: not every one offers such a URL
         return Trouble(f"HTTP {response.status_code}") if response.status_code >= 500 else None
+
+    def _welcome(self, member: Member) -> None:
+        if not member.well:
+            member.well, member.failures = True, 0
+            self._changed.set()
 
     def _lose(self, member: Member, why: str) -> None:
         member.lost = True

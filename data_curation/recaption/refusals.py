@@ -22,7 +22,8 @@ PATTERNS = (
     r"(?:view |see )?(?:the )?(?:image|picture|photo)",
     r"(?:no image|there is no image|no picture) (?:was |has been |is )?(?:provided|attached|uploaded|given|visible)",
     r"(?:please|could you|can you) (?:provide|upload|attach|share|send) (?:me )?(?:the|an?|your) (?:image|picture)",
-    r"(?:certainly|sure|of course|absolutely|okay|ok)[!,.:] (?:here(?:'s| is)|i can|i'd|let me|the (?:image|caption))",
+    r"(?:certainly|sure|of course|absolutely|okay|ok)(?:[!,:]|\.$)",
+    r"here(?:'s| is) (?:an?|the|your) (?:[\w-]+ ){0,3}(?:description|caption)\b",
 )
 
 

@@ -133,12 +133,12 @@ class Incomplete(Rule):
 
 
 class Language(Rule):
-    """Written in none of the wanted languages, as far as py3langid can tell (langid.py, Lui and Baldwin 2012)."""
+    """Written in none of the wanted languages, as py3langid sees it (langid.py, Lui and Baldwin 2012)."""
 
     reason: ClassVar[str] = "wrong_language"
     name: Literal["language"] = "language"
     languages: tuple[str, ...] = ("en",)  # ISO 639-1
-    min_probability: float = 0.9  # of another language, before a caption is dropped for it; our guess
+    min_probability: float = 0.01  # of the wanted ones together; our guess, since brands and names sway it
     min_words: PositiveInt = 5  # shorter ones are not judged: names and numbers are of no language
 
     @field_validator("languages")
@@ -151,13 +151,14 @@ class Language(Rule):
         return languages
 
     def broken(self, caption: Caption) -> str | None:
-        """The language it is taken for, when that is none of the wanted ones and beyond doubt."""
+        """The language it is taken for."""
         if len(caption.words) < self.min_words:
             return None
-        language, probability = identifier().classify(caption.text)
-        if language in self.languages or probability < self.min_probability:
+        ranked = identifier().rank(caption.text)
+        wanted = sum(float(probability) for language, probability in ranked if language in self.languages)
+        if wanted >= self.min_probability:
             return None
-        return f"'{language}' with probability {probability:.3f}"
+        return f"'{ranked[0][0]}', and {', '.join(self.languages)} with probability {wanted:.4f}"
 
 
 @functools.cache

@@ -22,7 +22,9 @@ import pytest
 
 from megavlm.data_curation.recaption.server import _free_port
 
+CANNED = b'{"choices": [{"message": {"role": "assistant", "content": "A dog."}, "finish_reason": "stop"}]}'
 NONSENSE = {
+    "caption": CANNED,  # no nonsense, but no server's either
     "empty": b'{"id": "x", "object": "chat.completion", "choices": []}',
     "null": b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}, "finish_reason": "stop"}]}',
     "blank": b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": " \\n"}}]}',
@@ -40,16 +42,22 @@ class Seen:
     questions: Counter[str] = dataclasses.field(default_factory=Counter)  # SHA-256 of a POST's body -> times
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
     keys: set[str] = dataclasses.field(default_factory=set)  # Authorization headers
+    looks: int = 0  # GETs, answered by the proxy itself
     open: int = 0
     most_open: int = 0  # POSTs under way at a time
 
 
 class Proxy:
-    """HTTP/1.1 between a client and a server, one request per connection, with a fault where `plan` wants one."""
+    """HTTP/1.1 between a client and a server, one request per connection, with a fault where `plan` wants one.
+
+    Without a server (`target` 0) it says that it is well and leaves the answers to `plan`.
+    """
 
     def __init__(self, target: int, plan: Plan) -> None:
         self.target, self.plan, self.seen = target, plan, Seen()
         self.port = 0
+        self.health = b"200 OK"  # of a proxy without a server
+        self.well_after = 10**9  # looks at its health, from which on it says so
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -109,6 +117,9 @@ class Proxy:
     async def _answer(self, fault: str, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         if fault == "drop":
             writer.transport.abort()  # a reset, not an orderly end
+        elif fault == "slow":
+            await asyncio.sleep(0.1)
+            writer.write(response(b"200 OK", CANNED))
         elif fault in NONSENSE:
             writer.write(response(b"200 OK", NONSENSE[fault]))
         elif fault in STATUS or fault.isdigit():
@@ -127,6 +138,11 @@ class Proxy:
         return next((line for line in head.split(b"\r\n") if line.lower().startswith(b"authorization")), b"")
 
     async def _forward(self, head: bytes, body: bytes) -> bytes:
+        if not self.target:
+            self.seen.looks += 1
+            if self.seen.looks >= self.well_after:
+                self.health = b"200 OK"
+            return response(self.health, b"{}")
         reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
         try:
             lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
@@ -183,6 +199,20 @@ def until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> Non
             return
         time.sleep(0.1)
     raise AssertionError(f"the server did not come up:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Callable[[Plan], Proxy]]:
+    """endpoint(plan) -> a Proxy with nothing behind it."""
+    made: list[Proxy] = []
+
+    def make(plan: Plan = lambda count, body: "caption") -> Proxy:
+        made.append(Proxy(0, plan))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
 
 
 @pytest.fixture
