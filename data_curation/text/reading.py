@@ -6,21 +6,24 @@ import codecs
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from megavlm.platform.errors import InputError
 from megavlm.platform.storage import Url, open_file
 
+from ..sources.parquet_rows import batches, open_parquet, rows
 from .sample import BadRow, Row
 
 # What hostile JSON raises beside ValueError: nesting without end.
 BAD_JSON = (ValueError, RecursionError)
 # What damaged files raise while they are read.
-BAD_FILE = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError)
+BAD_FILE = (InputError, EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError)
+VISIBLE = re.compile(r"\S")
 CHUNK = 1 << 20  # characters of a JSON list read at a time
 BATCH = 1024  # rows of a Parquet file read at a time
 MAX_ROW = 1 << 26  # bytes of a line, characters of a list's item: beyond, it is no conversation
@@ -29,14 +32,15 @@ MAX_ROW = 1 << 26  # bytes of a line, characters of a list's item: beyond, it is
 def read_rows(url: Url) -> Iterator[Row | BadRow]:
     """The rows of a file in order, one in memory at a time (Parquet: a batch), a BadRow in the place of each bad one.
 
-    Reasons: invalid_json, not_an_object, too_long; broken_list, truncated_file and unreadable_file end the file, whose
-    rows before stay.
-    Raises InputError only where there is no such file.
+    Reasons: invalid_json, invalid_text, not_an_object, too_long; broken_list, truncated_file and unreadable_file end
+    the file, whose rows before stay. Raises InputError where there is no such file, OSError where a disk fails.
     """
     with open_file(url) as file:
         try:
             yield from reader_of(str(url))(file)
         except BAD_FILE as error:
+            if getattr(error, "errno", None) is not None:  # the disk or the network, not what stands in the file
+                raise
             reason = "truncated_file" if isinstance(error, EOFError) else "unreadable_file"
             yield BadRow(reason, f"{type(error).__name__}: {error}"[:300])
 
@@ -52,8 +56,20 @@ def reader_of(name: str) -> Callable[[IO[bytes]], Iterator[Row | BadRow]]:
 
 
 def _parquet(file: IO[bytes]) -> Iterator[Row | BadRow]:
-    for batch in pq.ParquetFile(file).iter_batches(BATCH):
-        yield from batch.to_pylist()
+    for batch in batches(open_parquet(file, ""), None, BATCH):
+        if isinstance(batch, Exception):
+            yield BadRow("unreadable_file", f"{type(batch).__name__}: {batch}"[:300])
+        else:
+            yield from _held(batch)
+
+
+def _held(batch: pa.RecordBatch) -> list[Row | BadRow]:
+    try:
+        return batch.to_pylist()
+    except ValueError:  # a text that is no UTF-8: then one by one, which is slower
+        return [
+            BadRow("invalid_text", "a value that Python cannot hold") if row is None else row for row in rows(batch)
+        ]
 
 
 def _json(file: IO[bytes]) -> Iterator[Row | BadRow]:
@@ -103,11 +119,10 @@ class _Text:
 
     def skip(self, mark: str) -> None:
         """Pass over white space, and the mark where it follows."""
-        while True:
-            rest = self._text[self._at :].lstrip()
-            if rest or not self._grow():
-                break
-        self._at = len(self._text) - len(rest.removeprefix(mark))
+        while (found := VISIBLE.search(self._text, self._at)) is None and self._grow():
+            pass
+        self._at = found.start() if found else len(self._text)
+        self._at += len(mark) * self._text.startswith(mark, self._at)
 
     def ended(self, mark: str) -> bool:
         """Whether the list ends here; raises EOFError where the file ends before it."""

@@ -82,6 +82,27 @@ def test_a_row_beyond_the_limit_is_passed_over(tmp_path, monkeypatch):
     assert read(tmp_path / "x.jsonl", data) == ([{"a": "1"}, {"a": "2"}], ["too_long"])
 
 
+def test_a_text_in_parquet_that_is_no_utf8_costs_its_row(tmp_path):
+    texts = pa.array([b"one", b"\xff\xfe", b"three"], pa.binary()).view(pa.string())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": texts}), buffer)
+    assert read(tmp_path / "x.parquet", buffer.getvalue()) == ([{"a": "one"}, {"a": "three"}], ["invalid_text"])
+
+
+def test_a_disk_that_fails_is_no_bad_row(tmp_path, monkeypatch):
+    class Failing(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(reading, "open_file", lambda url: Failing())
+    for name in ("x.jsonl", "x.json", "x.jsonl.gz", "x.json.zst"):
+        with pytest.raises(OSError, match="Input/output error"):
+            list(read_rows(name))
+
+
 def test_no_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         list(read_rows(str(tmp_path / "x.jsonl")))
