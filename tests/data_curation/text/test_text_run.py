@@ -194,5 +194,6 @@ def test_the_shipped_recipe_names_every_set_of_nvlm_and_says_where_its_values_ar
         *("sharegpt", "slim_orca", "evol_instruct", "gpteacher", "alpaca_gpt4", "ultra_interact"),
         *("orca_math", "math_instruct", "metamath", "glaive", "magicoder", "wizard_coder"),
     }
-    keys = [key for key, _ in leaves(recipe.tree)]
-    assert all(any(key == source or key.startswith(f"{source}.") for key in keys) for source in recipe.sources)
+    keys = {key for key, _ in leaves(recipe.tree)}
+    assert set(recipe.sources) <= keys
+    assert all(f"curation.source.sets.{name}" in recipe.sources for name in recipe.section("curation").source.sets)
