@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import IO
 
-CHUNK = 1 << 20  # characters
+CHUNK = 1 << 16  # characters; what is left of a piece is copied for every record in it
 LONGEST = 1 << 26  # characters; a longer record is taken for damage, which would otherwise be read to the file's end
 
 Record = tuple[object, str | None]  # the value, or what is wrong
@@ -17,6 +17,8 @@ def json_records(file: IO[bytes]) -> Iterator[Record]:
     """Every record in order. A bad line costs itself; a bad place in a list ends it: nothing tells what follows."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
     start = text.read(CHUNK)
+    while start.isspace() and (more := text.read(CHUNK)):
+        start = start.lstrip() + more
     if start.lstrip().startswith("["):
         yield from _of_list(text, start.lstrip()[1:])
     else:
@@ -24,12 +26,11 @@ def json_records(file: IO[bytes]) -> Iterator[Record]:
 
 
 def _of_lines(text: IO[str], held: str) -> Iterator[Record]:
-    while held:
+    more = held
+    while more:
         more = text.read(CHUNK)
         *lines, held = (held + more).split("\n")
-        if not more:
-            lines, held = [*lines, held], ""
-        yield from (_parsed(line) for line in lines if line.strip())
+        yield from (_parsed(line) for line in (lines if more else [*lines, held]) if line.strip())
 
 
 def _parsed(line: str) -> Record:
@@ -40,23 +41,26 @@ def _parsed(line: str) -> Record:
 
 
 def _of_list(text: IO[str], held: str) -> Iterator[Record]:
-    decoder, want = json.JSONDecoder(), CHUNK
-    while True:
-        held = held.lstrip(" \t\r\n,")
-        if held.startswith("]"):
-            return
-        try:
-            value, end = decoder.raw_decode(held)
-            if end == len(held) and (more := text.read(want)):  # a number may go on
-                held += more
-                continue
-        except (ValueError, RecursionError) as error:
-            more = text.read(want) if len(held) < LONGEST else ""
-            if not more:
-                yield None, f"the list ends in damage: {type(error).__name__}: {error}"
-                return
-            # Twice as much each time, or a long record would be tried once for every piece of it.
-            held, want = held + more, max(CHUNK, len(held))
+    want = CHUNK
+    while not (held := held.lstrip(" \t\r\n,")).startswith("]"):
+        value, rest, wrong = _first(held)
+        if wrong is None:
+            yield value, None
+            held, want = rest, CHUNK
             continue
-        yield value, None
-        held, want = held[end:], CHUNK
+        more = text.read(want) if len(held) < LONGEST else ""
+        if not more:
+            yield None, f"the list ends in damage: {wrong}"
+            return
+        # Twice as much each time, or a long record would be tried once for every piece of it.
+        held, want = held + more, max(CHUNK, len(held))
+
+
+def _first(held: str) -> tuple[object, str, str | None]:
+    """The first value, what follows it, and what is wrong: a value counts when a comma or the end comes next."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(held)
+    except (ValueError, RecursionError) as error:
+        return None, held, f"{type(error).__name__}: {error}"
+    rest = held[end:].lstrip()
+    return value, rest, None if rest.startswith((",", "]")) else "no comma and no end after a record"
