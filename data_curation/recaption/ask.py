@@ -62,6 +62,8 @@ class EndpointCaptioner:
         except BaseExceptionGroup as group:
             error = _first(group)
             self._gave_up = isinstance(error, NoEndpoint)  # the next shard looks once and does not wait again
+            if self._gave_up:
+                self.close()
             raise error from None
         return answers
 
@@ -131,7 +133,9 @@ class EndpointCaptioner:
 
     def _refused(self, url: str, trouble: Trouble) -> ConfigError:
         fix = f"check that it serves model '{self.model}' there, and api_key_env (docs/curation.md)"
-        return ConfigError(f"the endpoint refuses what is asked: {trouble.detail}", where=url, fix=fix)
+        return ConfigError(
+            f"the endpoint refuses what is asked: {self.secret.hide(trouble.detail)}", where=url, fix=fix
+        )
 
 
 class _Source:

@@ -42,7 +42,7 @@ class ResponseCache:
         self._own = folder / f"replies-{uuid.uuid4().hex}.jsonl"
         self._files: list[Path] = []
         self._read: dict[Path, int] = {}  # bytes of each file that the index covers
-        self._index = np.empty(0, ENTRY)
+        self._indexes: list[np.ndarray] = []  # sorted, each at least twice as long as the next
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep a reply. `get` finds it after the next `refresh`."""
@@ -52,31 +52,34 @@ class ResponseCache:
     def get(self, key: str) -> Reply | None:
         """The reply under `key`, or None."""
         short = _short(key.encode())
-        at = int(np.searchsorted(self._index["key"], short))
-        for entry in self._index[at:]:
-            if entry["key"] != short:
-                break
-            fields = _line_at(self._files[entry["file"]], int(entry["offset"]))
-            if fields is not None and fields.pop("key") == key:
-                return Reply(**fields)
+        for index in self._indexes:
+            first, last = (int(np.searchsorted(index["key"], short, side)) for side in ("left", "right"))
+            for entry in index[first:last]:
+                fields = _line_at(self._files[entry["file"]], int(entry["offset"]))
+                if fields is not None and fields.pop("key") == key:
+                    return Reply(**fields)
         return None
 
     def refresh(self) -> None:
         """Take in what was written since, by anyone."""
         new = [self._entries(path) for path in sorted(self.folder.glob("replies-*.jsonl"))]
         if any(map(len, new)):
-            self._index = np.sort(np.concatenate([self._index, *new]), order=["key", "file", "offset"])
+            self._add(np.concatenate(new))
+
+    def _add(self, entries: np.ndarray) -> None:
+        """Merge indexes of like size, so that none is sorted again for each few entries more."""
+        while self._indexes and len(self._indexes[-1]) < 2 * len(entries):
+            entries = np.concatenate([self._indexes.pop(), entries])
+        self._indexes.append(entries[np.argsort(entries["key"], kind="stable")])
 
     def _entries(self, path: Path) -> np.ndarray:
         """Index entries for the whole lines of a file that are not yet known."""
         if path not in self._read:
             self._files.append(path)
             self._read[path] = 0
-        number = self._files.index(path)
-        found = [(_short(key), number, offset) for key, offset in self._lines(path)]
-        return np.array(found, ENTRY)
+        return np.concatenate([np.empty(0, ENTRY), *self._blocks(path, self._files.index(path))])
 
-    def _lines(self, path: Path) -> Iterator[tuple[bytes, int]]:
+    def _blocks(self, path: Path, number: int) -> Iterator[np.ndarray]:
         with path.open("rb") as file:
             while True:
                 start = file.seek(self._read[path])
@@ -84,7 +87,8 @@ class ResponseCache:
                 whole = block[: block.rfind(b"\n") + 1]
                 if not whole:
                     return
-                yield from ((found[1], start + found.start()) for found in LINE.finditer(whole))
+                lines = LINE.finditer(whole)
+                yield np.array([(_short(line[1]), number, start + line.start()) for line in lines], ENTRY)
                 self._read[path] = start + len(whole)
 
 

@@ -86,11 +86,10 @@ def _meaning(response: httpx2.Response, data: bytes) -> Reply | Trouble:
     status = response.status_code
     if status == 200:
         return caption_of(data)
-    detail = f"HTTP {status}: {data[:SHOWN].decode(errors='replace')}"
-    if status in REFUSED:
-        # what such an answer says may repeat a part of the key, which nothing could recognise
-        return Trouble(f"HTTP {status} {response.reason_phrase}", again=False, hopeless=True)
-    return Trouble(detail, again=status in AGAIN, wait=_retry_after(response))
+    # a server that does not know the key may repeat a part of it, which nothing could recognise
+    said = response.reason_phrase if status in (401, 403) else data[:SHOWN].decode(errors="replace")
+    refused = status in REFUSED
+    return Trouble(f"HTTP {status}: {said}", again=status in AGAIN, hopeless=refused, wait=_retry_after(response))
 
 
 def caption_of(data: bytes) -> Reply | Trouble:

@@ -110,12 +110,12 @@ def test_a_server_that_always_dies_fails_the_task_with_its_last_words(tmp_path):
     assert (tmp_path / "server-0.log").read_text().count("no such model") == 3
 
 
-def test_a_server_that_never_gets_well_is_not_waited_for_for_ever(tmp_path):
-    hangs = [sys.executable, "-c", "import time; time.sleep(100)", "{port}"]
-    one = captioner(Server(command=hangs, gpus=0).start("m", tmp_path, "server"), seconds=0.5)
+def test_a_server_that_never_gets_well_is_not_waited_for_for_ever_and_ended(tmp_path):
+    hangs = PROGRAM.replace("time.sleep(0.2)", "time.sleep(100)")
+    server = Server(command=[sys.executable, "-c", hangs, "{port}", str(tmp_path), "9"], gpus=0)
     with pytest.raises(MegaVLMError, match="no endpoint answers"):
-        one.answers(questions(3), lambda question, reply: None)
-    one.close()
+        captioner(server.start("m", tmp_path, "server"), seconds=0.7).answers(questions(3), lambda *_: None)
+    assert started(tmp_path) and all_gone(tmp_path)
 
 
 def test_a_command_that_is_not_there_says_so(tmp_path):
