@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -38,6 +39,22 @@ PROFILE: dict[str, Any] = {
     "attempts": {"most": 8, "without_progress": 3},
     "preflight": {"kind": "none"},
 }
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that may take longest come first, so that none of them is still waiting when all others are done.
+
+    With a quick one after each: a worker is handed a test ahead, and no long one is to wait behind another.
+    """
+
+    def patience(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return float(limit.args[0]) if limit and item.get_closest_marker("slurm") else 0.0
+
+    ordered = sorted(items, key=patience, reverse=True)
+    pairs = itertools.zip_longest(ordered[: (len(ordered) + 1) // 2], reversed(ordered[(len(ordered) + 1) // 2 :]))
+    items[:] = [item for pair in pairs for item in pair if item is not None]
 
 
 def need(commands: tuple[str, ...]) -> None:

@@ -33,6 +33,7 @@ def jobs_of_every_kind(cluster) -> dict[str, int]:
     cluster.run("scancel", str(kinds["cancelled"]))
     cluster.run("scontrol", "requeue", str(kinds["requeued"]))
     cluster.wait(kinds["cancelled"], "CANCELLED")
+    until(lambda: ask([kinds["requeued"]])[kinds["requeued"]].reason == "BeginTime")
     until(lambda: (ask([kinds["array"]])[kinds["array"]].tasks or {}).get("COMPLETED") == 1)
     until(lambda: ask([kinds["never"]])[kinds["never"]].reason == "DependencyNeverSatisfied")
     return kinds

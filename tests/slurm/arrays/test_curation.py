@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
 ONCE, ALWAYS = [f"{number:05d}" for number in (3, 17, 40, 41, 42, 130, 249)], ["00111"]
 SHARDS = [f"{number:05d}" for number in range(250)]
 

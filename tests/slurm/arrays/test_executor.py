@@ -14,7 +14,7 @@ from megavlm.slurm.arrays.watcher import SqueueWatcher
 from megavlm.slurm.commands import SlurmError
 from megavlm.slurm.profile import load_profile
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
 
 
 def running(cluster) -> list[tuple[str, str]]:
