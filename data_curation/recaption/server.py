@@ -87,7 +87,7 @@ class Replica:
         if self.starts:
             print(f"{self} ended, starting it again; its log: {self.log}", file=sys.stderr, flush=True)
         self.starts += 1
-        self._port = self.server.port + self.number if self.server.port else _free_port()
+        self._port = self.server.port + self.number if self.server.port else free_port()
         self._process = self._start()
 
     def stop(self) -> None:
@@ -149,7 +149,8 @@ def _shares(gpus: int, replicas: int) -> list[list[str]]:
     return [visible[number * gpus : (number + 1) * gpus] for number in range(replicas)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

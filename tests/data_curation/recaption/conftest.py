@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from megavlm.data_curation.recaption.server import _free_port
+from megavlm.data_curation.recaption.server import free_port
 
 CANNED = b'{"choices": [{"message": {"role": "assistant", "content": "A dog."}, "finish_reason": "stop"}]}'
 NONSENSE = {
@@ -178,7 +178,7 @@ class TinyServer:
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer]:
     """`transformers serve` with a tiny random vision-language model."""
-    folder, port = tmp_path_factory.mktemp("tiny"), _free_port()
+    folder, port = tmp_path_factory.mktemp("tiny"), free_port()
     script = Path(__file__).parent / "serve_tiny.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with (folder / "server.log").open("w") as log:

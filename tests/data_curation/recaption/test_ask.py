@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -125,6 +126,20 @@ def test_an_endpoint_that_says_it_is_unwell_is_left_alone(endpoint):
     assert all(isinstance(answer, Reply) for answer in answers.values())
     # in vain: three in a row until it is looked at, and what was under way then
     assert front.seen.faults["503"] <= 3 + 4
+
+
+def test_no_question_pays_for_an_endpoint_that_nobody_reached(endpoint):
+    front = endpoint()
+
+    def leave_for_a_while(count: int, body: bytes) -> str:
+        if count == 5:
+            front.hang_up()
+            threading.Timer(0.3, front.listen).start()
+        return "caption"
+
+    front.plan = leave_for_a_while
+    answers = ask(captioner(front.url, attempts=1, patience_seconds=20.0), 30)
+    assert set(answers.values()) == {Reply("A dog.", "stop", 1)}
 
 
 def test_one_of_two_endpoints_goes_and_the_other_does_all(endpoint):

@@ -18,6 +18,7 @@ from megavlm.data_curation.recaption.ask import EndpointCaptioner, Manners
 from megavlm.data_curation.recaption.endpoint import Secret
 from megavlm.data_curation.recaption.reply import Question
 from megavlm.data_curation.recaption.server import GPUS, Replica, Server, stop_all
+from megavlm.data_curation.run import CurationRun
 from megavlm.data_curation.stages.recaption import Recaption
 from megavlm.platform.errors import ConfigError, MegaVLMError
 
@@ -82,6 +83,15 @@ def captioner(replicas: list[Replica], seconds: float = 20.0) -> EndpointCaption
 
 def questions(count: int) -> Iterator[Question]:
     return (Question(f"{n:03d}", b"image", "image/png", f"question {n}.") for n in range(count))
+
+
+def tree(raw: Path, new: dict[str, Any]) -> dict[str, Any]:
+    curation = {
+        "source": {"path": str(raw)},
+        "stages": {"ingest": {}, "recaption": new},
+        "executor": {"name": "in_process", "workers": 0},
+    }
+    return {"name": "recaption-test", "seed": 1, "curation": curation}
 
 
 def test_replicas_share_the_work_come_back_when_they_die_and_end_with_their_children(tmp_path):
@@ -169,17 +179,8 @@ def test_the_stage_starts_its_servers_and_leaves_none(tools, tmp_path, curate):
         samples = [tools.raw(f"{shard}{n}", tools.encode(tools.photo(10 * shard + n, 28, 28))) for n in range(4)]
         tools.write_shard(tmp_path / "raw", f"{shard:05d}", samples)
     server = {"command": command(tmp_path, 7), "gpus": 0, "restarts": 5}
-    stages: dict[str, Any] = {"ingest": {}, "recaption": {"model": "m", "server": server}}
-    tree = {
-        "name": "served",
-        "seed": 1,
-        "curation": {
-            "source": {"path": str(tmp_path / "raw")},
-            "stages": stages,
-            "executor": {"name": "in_process", "workers": 0},
-        },
-    }
-    assert curate(tree)["funnel"][-1]["kept"] == 12
+    new: dict[str, Any] = {"model": "m", "server": server}
+    assert curate(tree(tmp_path / "raw", new))["funnel"][-1]["kept"] == 12
     assert len(started(tmp_path)) == 2, "one for all shards, and one more since it died after 7 answers"
     assert all_gone(tmp_path)
     logs = list((tmp_path / "run" / "attempts").rglob("recaption-server-*.log"))
@@ -188,8 +189,24 @@ def test_the_stage_starts_its_servers_and_leaves_none(tools, tmp_path, curate):
     assert all(row["caption"].startswith("A dog, says ") for row in rows)
 
     # nothing left to ask: no server is started
-    stages["recaption"]["asking"] = {"concurrency": 3}
-    assert curate(tree)["funnel"][-1]["kept"] == 12 and len(started(tmp_path)) == 2
+    new["asking"] = {"concurrency": 3}
+    assert curate(tree(tmp_path / "raw", new))["funnel"][-1]["kept"] == 12 and len(started(tmp_path)) == 2
+
+
+def test_samples_that_are_alike_are_one_question(tools, tmp_path, curate, endpoint):
+    image, other = (tools.encode(tools.photo(seed, 28, 28)) for seed in (1, 2))
+    samples = [
+        tools.raw("a", image),
+        tools.raw("b", image),
+        tools.raw("c", other),
+        tools.raw("d", image, caption="else"),
+    ]
+    tools.write_shard(tmp_path / "raw", "00000", samples)
+    (tmp_path / "prompt.txt").write_text("What is it? $alt_text")
+    front = endpoint()
+    new = {"model": "m", "endpoints": [front.url], "prompt": str(tmp_path / "prompt.txt")}
+    assert curate(tree(tmp_path / "raw", new))["funnel"][-1]["kept"] == 4
+    assert sum(front.seen.questions.values()) == len(front.seen.questions) == 3
 
 
 @pytest.mark.parametrize(
@@ -211,22 +228,11 @@ def test_a_prompt_edited_under_a_run_is_noticed(tmp_path, endpoint, tools, curat
     prompt.write_text("Describe.")
     tools.write_shard(tmp_path / "raw", "00000", [tools.raw("0", tools.encode(tools.photo(1, 28, 28)))])
     front = endpoint()
-    stages = {"ingest": {}, "recaption": {"model": "m", "prompt": str(prompt), "endpoints": [front.url]}}
-    tree = {
-        "name": "edited",
-        "seed": 1,
-        "curation": {
-            "source": {"path": str(tmp_path / "raw")},
-            "stages": stages,
-            "executor": {"name": "in_process", "workers": 0},
-        },
-    }
-    curate(tree)
+    recipe = tree(tmp_path / "raw", {"model": "m", "prompt": str(prompt), "endpoints": [front.url]})
+    curate(recipe)
     prompt.write_text("Describe it.")
-    from megavlm.data_curation.run import CurationRun
-
     run = CurationRun.open(tmp_path / "run")  # looking at the run goes on to work
     with pytest.raises(ConfigError, match="not the one"):
         run.config.stages["recaption"].worker(run)
-    curate(tree)
+    curate(recipe)
     assert sum(front.seen.questions.values()) == 2, "another prompt is another question"
