@@ -71,7 +71,7 @@ def seeds() -> dict[str, bytes]:
     turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "An answer."}]
     llava = [{"id": f"{i}", "image": f"{i}.jpg", "conversations": turns} for i in range(SAMPLES)]
     images = [{"image": {"bytes": data, "path": None}, "text": "caption"} for data in pictures()]
-    odd = [
+    odd: list[Any] = [
         3,
         None,
         [],
@@ -117,14 +117,14 @@ def a_tar() -> bytes:
 
 
 def judge(data: bytes) -> str:
-    """The best that any reader made of a file: "read", "part" or "refused"."""
+    """The best that any reader made of a file: "read", "part", "nothing" (all dropped, with reasons) or "refused"."""
     if b"PAR1" in (data[:4], data[-4:]):
         kind, readers = "parquet", PARQUET
     else:
         kind, readers = ("text", TEXT) if b"\0" not in data else ("tar", TAR)
     if kind in BESIDE:
         verdict(data, *BESIDE[kind])
-    return min((verdict(data, *reader) for reader in readers), key=("read", "part", "refused").index)
+    return min((verdict(data, *reader) for reader in readers), key=("read", "part", "nothing", "refused").index)
 
 
 def verdict(data: bytes, name: str, source: dict[str, str], stages: dict[str, Any]) -> str:
@@ -163,7 +163,7 @@ def outcome(place: Path, source: dict[str, str], stages: dict[str, Any], name: s
     if any(one.received != one.kept + sum(one.dropped.values()) for one in told):
         raise AssertionError(f"a sample was dropped without a reason: {told}")
     if not told[-1].kept:
-        return "refused"
+        return "nothing"
     return "part" if any(one.dropped for one in told) else "read"
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from megavlm.platform.demo.places import expand
 from megavlm.platform.errors import InputError
 from megavlm.platform.storage import exists, open_file
 
@@ -31,7 +32,7 @@ class LlavaJson(MemberSource):
         """In the file's order."""
         if not exists(self.place):
             raise self.nothing(f"no file '{self.place}'", "curation.source.path=FILE.json")
-        files = {file.name: file for file in find_files(self.images)}
+        files = {file.name: file for file in find_files(expand(self.images))}
         with open_file(self.place) as file:
             for number, record in enumerate(json_records(file)):
                 yield self._member(number, record, files)

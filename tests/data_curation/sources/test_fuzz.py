@@ -16,6 +16,8 @@ def test_60_damaged_shards():
     spec.loader.exec_module(fuzzing)
     told = fuzzing.supervise(CAMPAIGNS / "fuzz_shards.py", 60, seed=7)
     outcomes = [one["outcome"] for one in told]
-    assert set(outcomes) <= {"read", "part", "refused"}, [one for one in told if one["outcome"] in fuzzing.LOST]
-    assert len(outcomes) == 60 and outcomes.count("refused") < 50 and outcomes.count("read") < 50  # varied
+    assert set(outcomes) <= {"read", "part", "nothing", "refused"}, [
+        one for one in told if one["outcome"] in fuzzing.LOST
+    ]
+    assert len(outcomes) == 60 and len(set(outcomes)) >= 3  # varied
     assert max(one["peak_mib"] for one in told) < 2000
