@@ -114,7 +114,7 @@ def _page(lines: list[str], flat: int, clean: str, least: int) -> str:
         "- command: `make campaign NAME=evaluation_leaks`",
         "- seed: 1",
         f"- versions: pdqhash {version('pdqhash')}, pillow {version('pillow')}",
-        f"- images: crops of {SIDE} x {SIDE}; {flat} of too low a quality (under {QUALITY}) are among the clean ones only",
+        f"- images: crops of {SIDE} x {SIDE}; {flat} of a quality under {QUALITY} count as clean ones only",
         f"- radius: {RADIUS} bits",
         "",
         "| alteration | found | median bits | most bits |",

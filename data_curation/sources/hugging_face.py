@@ -17,7 +17,7 @@ from ..source import Shard
 from .base import Source
 from .captions_file import CAPTION_COLUMNS
 from .keys import usable_key
-from .parquet_rows import batches, damage, open_parquet, parquet_shards, rows
+from .parquet_rows import Lost, batches, open_parquet, parquet_shards, rows
 
 Row = dict[str, Any]
 # Where an image's first bytes say what it is; the decoder has the last word.
@@ -49,22 +49,22 @@ class HuggingFace(Source):
     def read(
         self, shard: Shard, keys: Collection[str] | None = None, images: bool = True
     ) -> Iterator[Sample | BadMember]:
-        """Row by row; what follows a damaged place is lost, and said to be."""
+        """Row by row; a damaged place costs the rest of its row group, and is said to."""
         with open_file(shard.url) as file:
             try:
                 parquet = open_parquet(file, shard.url)
             except InputError as error:
                 yield BadMember(f"{shard.url.rsplit('/', 1)[-1]}: {error.what}", "corrupt_parquet")
                 return
-            image, total, done = self._image_column(parquet.schema_arrow, shard), parquet.metadata.num_rows, 0
+            image = self._image_column(parquet.schema_arrow, shard)
             seen: set[str] = set()
-            for batch in batches(parquet, None):
-                if isinstance(batch, Exception):
-                    yield damage(shard, batch, done, total)
-                    return
-                for number, row in enumerate(rows(batch), start=done):
+            for piece in batches(parquet, None):
+                if isinstance(piece, Lost):
+                    own = f"{usable_key(shard.name)}-{piece.first:06d}"
+                    yield BadMember(f"{shard.url.rsplit('/', 1)[-1]}: {piece}", "corrupt_parquet", own)
+                    continue
+                for number, row in enumerate(rows(piece[1]), start=piece[0]):
                     yield from self._item(shard, number, row, image, seen, keys)
-                done += batch.num_rows
 
     def _item(
         self, shard: Shard, number: int, row: Row | None, image: str, seen: set[str], keys: Collection[str] | None

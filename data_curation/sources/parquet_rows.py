@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.shards import BadMember
 from megavlm.platform.storage import file_size
 
 from ..source import Shard
@@ -44,14 +44,32 @@ def open_parquet(file: IO[bytes], where: str) -> pq.ParquetFile:
         raise InputError(f"no readable Parquet file: {error}", where=where, fix="fetch or write it again") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """The rest of a row group that cannot be read: `rows` of them from row `first` of the file on."""
+
+    first: int
+    rows: int
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows from row {self.first} on lost, {type(self.error).__name__}: {self.error}"
+
+
 def batches(
     file: pq.ParquetFile, columns: Sequence[str] | None, size: int = BATCH
-) -> Iterator[pa.RecordBatch | Exception]:
-    """The rows in batches; where the file is damaged, the error, and nothing after it."""
-    try:
-        yield from file.iter_batches(batch_size=size, columns=list(columns) if columns is not None else None)
-    except Exception as error:  # as in open_parquet
-        yield error
+) -> Iterator[tuple[int, pa.RecordBatch] | Lost]:
+    """The rows in batches, each with the number of its first row. A damaged place costs the rest of its row group."""
+    wanted, first = list(columns) if columns is not None else None, 0
+    for group in range(file.num_row_groups):
+        rows, read = file.metadata.row_group(group).num_rows, 0
+        try:
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=wanted):
+                yield first + read, batch
+                read += batch.num_rows
+        except Exception as error:  # as in open_parquet
+            yield Lost(first + read, rows - read, error)
+        first += rows
 
 
 def rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
@@ -61,9 +79,3 @@ def rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
             yield batch.slice(place, 1).to_pylist()[0]
         except Exception:  # as in open_parquet; it costs this row
             yield None
-
-
-def damage(shard: Shard, error: Exception, read: int, total: int) -> BadMember:
-    """What is said of a shard that ends in damage after `read` of `total` rows."""
-    name = shard.url.rsplit("/", 1)[-1]
-    return BadMember(f"{name}: {total - read} of {total} rows lost, {type(error).__name__}: {error}", "corrupt_parquet")

@@ -16,7 +16,7 @@ from ..metadata.command import Download, script
 from ..metadata.layouts import NAMES, find_layout
 from ..metadata.rules import LinkRules
 from ..sources.laion_metadata import LaionMetadata
-from ..sources.parquet_rows import batches, open_parquet
+from ..sources.parquet_rows import Lost, batches, open_parquet
 from .base import Outcome, Stage, Worker
 
 if TYPE_CHECKING:
@@ -72,15 +72,15 @@ class Links(Stage):
             self._check_columns(set(found.columns), shard.url)
             schema = found.rename(parquet.schema_arrow.empty_table()).schema
             dropped: Counter[str] = Counter()
-            notes, received, kept = {"layout": found.name}, 0, 0
+            notes, kept = {"layout": found.name}, 0
             with pq.ParquetWriter(out, schema) as writer:
-                for batch in batches(parquet, list(found.columns.values()), ROWS):
-                    if isinstance(batch, Exception):
-                        dropped["corrupt_parquet"] = parquet.metadata.num_rows - received
-                        notes["damage"] = f"{shard.url}: {type(batch).__name__}: {batch}"
-                        break
-                    passed = self._passed(found.rename(batch), shard, dropped)
-                    received, kept = received + batch.num_rows, kept + len(passed)
+                for piece in batches(parquet, list(found.columns.values()), ROWS):
+                    if isinstance(piece, Lost):
+                        dropped["corrupt_parquet"] += piece.rows
+                        notes["damage"] = f"{shard.url}: {piece}"
+                        continue
+                    passed = self._passed(found.rename(piece[1]), shard, dropped)
+                    kept += len(passed)
                     writer.write_table(passed)
         return Outcome(kept + dropped.total(), kept, dict(sorted(dropped.items())), notes)
 

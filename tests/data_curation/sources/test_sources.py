@@ -255,3 +255,17 @@ def test_a_bucket_gives_what_a_disk_gives(protocol, photos, tools, tmp_path, mon
     far = parse_source({"path": f"{protocol}://raw-pairs/tars"}, "curation.source")
     (shard,) = far.find(tmp_path / "m")
     assert len([item for item in far.read(shard) if isinstance(item, Sample)]) == 3 and len(far.listed(shard)[0]) == 4
+
+
+def test_damage_inside_a_parquet_file_costs_its_row_group(photos, tmp_path):
+    (tmp_path / "raw").mkdir()
+    table = pa.table({"image": photos * 2, "text": ["x"] * (2 * N)})
+    file = tmp_path / "raw" / "x.parquet"
+    pq.write_table(table, file, row_group_size=N, compression="none", use_dictionary=False, write_page_checksum=True)
+    data = bytearray(file.read_bytes())
+    data[data.index(photos[2]) + 100] ^= 1
+    file.write_bytes(data)
+    parsed = parse_source({"kind": "hf", "path": str(tmp_path / "raw")}, "curation.source")
+    items = list(parsed.read(parsed.find(tmp_path)[0]))
+    assert isinstance(items[0], BadMember) and items[0].reason == "corrupt_parquet" and f"{N} rows" in items[0].name
+    assert [item.key for item in items[1:]] == [f"x-{place:06d}" for place in range(N, 2 * N)]
