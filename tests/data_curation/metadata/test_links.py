@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from megavlm.data_curation.config import CurationConfig
 from megavlm.data_curation.metadata.command import Download, script
 from megavlm.data_curation.metadata.layouts import find_layout
 from megavlm.data_curation.metadata.rules import LinkRules
 from megavlm.platform.errors import ConfigError
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "curation.md"
 RULES = {"min_side": 448, "max_aspect": 2.5, "min_caption_words": 3, "min_caption_characters": 8}
 SCORES = {"max_punsafe": 0.5, "max_pwatermark": 0.8, "min_similarity": 0.3, "languages": ["en", "de"]}
 
@@ -196,3 +201,10 @@ def test_images_that_the_filter_drops_anyway_are_no_reason_to_refuse(size, tools
 def test_rules_need_only_the_columns_of_those_that_are_set():
     assert set(LinkRules(min_side=0).needed()) == {"url", "caption"}
     assert set(LinkRules(max_punsafe=0.5).needed()) == {"url", "caption", "width", "height", "punsafe"}
+
+
+def test_the_documented_recipe_is_one():
+    section = PAGE.read_text().partition("## From LAION's links to a crawl")[2].partition("\n## ")[0]
+    tree = yaml.safe_load(re.search(r"```yaml\n(.*?)```", section, re.S)[1])
+    links = CurationConfig.parse(tree["curation"]).stages["links"]
+    assert links.download.argv("tables", [], links.rules.min_side, links.rules.max_aspect)[0] == "img2dataset"
