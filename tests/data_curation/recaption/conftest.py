@@ -78,7 +78,10 @@ class Proxy:
     def hang_up(self) -> None:
         """Nobody listens any more; whoever connects is refused. May be called from anywhere, a plan included."""
         assert self._server is not None
-        self._loop.call_soon_threadsafe(self._server.close)
+        if threading.current_thread() is self._thread:  # a plan: gone before the answer is out
+            self._server.close()
+        else:
+            self._loop.call_soon_threadsafe(self._server.close)
 
     def end(self) -> None:
         self.hang_up()

@@ -138,7 +138,7 @@ def test_no_question_pays_for_an_endpoint_that_nobody_reached(endpoint):
         return "caption"
 
     front.plan = leave_for_a_while
-    answers = ask(captioner(front.url, attempts=1, patience_seconds=20.0), 30)
+    answers = ask(captioner(front.url, attempts=1, concurrency=1, patience_seconds=20.0), 30)
     assert set(answers.values()) == {Reply("A dog.", "stop", 1)}
 
 

@@ -104,7 +104,8 @@ def test_replicas_share_the_work_come_back_when_they_die_and_end_with_their_chil
     assert len(started(tmp_path)) >= 5, "12 answers a life"
     assert min(replica.starts for replica in replicas) >= 2
     log = (tmp_path / "logs" / "server-0.log").read_text()
-    assert log.count("loading") == replicas[0].starts and "out of memory" in log
+    assert log.count("loading") >= replicas[0].starts - 1  # the last one may have just begun
+    assert "out of memory" in log
     running = [server for server in started(tmp_path) if lives(server)]
     assert running
     one.close()
