@@ -13,8 +13,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..ledger import writer
 from ..recaption.ask import EndpointCaptioner
-from ..recaption.asking import Asking, check_endpoint
 from ..recaption.cache import ResponseCache
+from ..recaption.endpoints import Asking, check_endpoint
 from ..recaption.local import InProcess
 from ..recaption.page import Page
 from ..recaption.pool import Remote

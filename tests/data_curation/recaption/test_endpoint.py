@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from megavlm.data_curation.recaption.asking import Asking, check_endpoint
 from megavlm.data_curation.recaption.endpoint import MOST_BYTES, Secret, Trouble, body, caption_of
+from megavlm.data_curation.recaption.endpoints import Asking, check_endpoint
 from megavlm.data_curation.recaption.picture import picture
 from megavlm.data_curation.recaption.reply import Question, Reply
 from megavlm.platform.errors import ConfigError
