@@ -6,20 +6,13 @@ memory is the cluster's features and one tile of cosines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
-
-from megavlm.platform.registry import Registry
 
 BLOCK = 2048  # rows and columns of a tile: 16 MB of cosines
 Confirm = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (rows, columns) of pairs -> which of them count
 Rule = Callable[[np.ndarray, float, Confirm | None], np.ndarray]
-
-RULES = Registry("SemDeDup rule", {
-    "code": "megavlm.data_curation.semdedup:code_rule",
-    "paper": "megavlm.data_curation.semdedup:paper_rule",
-})  # fmt: skip
 
 
 def code_rule(points: np.ndarray, epsilon: float, confirm: Confirm | None = None) -> np.ndarray:
@@ -89,6 +82,9 @@ def _firsts(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     _, labels = connected_components(coo_array((np.ones(len(a), bool), (a, b)), (count, count)), directed=False)
     _, lowest = np.unique(labels, return_index=True)
     return np.asarray(lowest[labels], dtype=np.int64)
+
+
+RULES: Mapping[str, Rule] = {"code": code_rule, "paper": paper_rule}
 
 
 def interpolated(wanted: float, epsilons: tuple[float, float], kept: tuple[float, float]) -> float:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+Result = TypeVar("Result")
 Columns = Mapping[str, np.ndarray]  # columns of one length; [n, w] holds w values in each row
 
 
@@ -35,15 +37,30 @@ def sorted_parts(key: np.ndarray, part: np.ndarray, parts: int) -> tuple[np.ndar
     return order, np.searchsorted(part[order], np.arange(parts), side="right")
 
 
-def read_part(paths: Iterable[Path], part: int) -> dict[str, np.ndarray]:
-    """Part `part` of several files of the same columns, one after the other. There must be at least one file."""
-    batches = []
+def read_part(paths: Sequence[Path], part: int) -> dict[str, np.ndarray]:
+    """Part `part` of several files of the same columns, one after the other. There must be at least one file.
+
+    The files are opened one at a time: there may be thousands, and no row is in memory twice.
+    """
+    total = sum(_with_batch(path, part, len) for path in paths)
+    columns: dict[str, np.ndarray] = {}
+    filled = 0
     for path in paths:
-        with pa.OSFile(str(path)) as source:
-            batches.append(pa.ipc.open_file(source).get_batch(part))
-    return {
-        name: np.concatenate([_values(batch.column(name)) for batch in batches]) for name in batches[0].schema.names
-    }
+        found = _with_batch(path, part, _columns)
+        for name, values in found.items():
+            column = columns.setdefault(name, np.empty((total, *values.shape[1:]), values.dtype))
+            column[filled : filled + len(values)] = values
+        filled += len(values)
+    return columns
+
+
+def _with_batch(path: Path, part: int, look: Callable[[pa.RecordBatch], Result]) -> Result:
+    with pa.memory_map(str(path)) as source:
+        return look(pa.ipc.open_file(source).get_batch(part))
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+    return {name: _values(batch.column(name)) for name in batch.schema.names}
 
 
 @contextlib.contextmanager

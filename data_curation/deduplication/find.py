@@ -122,8 +122,7 @@ class Finder:
 
     @property
     def _rule(self) -> Rule:
-        rule: Rule = RULES.load(self.options.rule)
-        return rule
+        return RULES[self.options.rule]
 
     def _write(self, name: str, found: list[Columns]) -> None:
         columns = {column: np.concatenate([one[column] for one in found]) for column in found[0]}

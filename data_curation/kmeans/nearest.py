@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from megavlm.platform.registry import Registry
-
 Engine = Literal["auto", "faiss", "kernel"]
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # unit rows [n, d] -> centroid int64 [n], cosine float32
 
-SEARCHES = Registry("search", {
-    "faiss": "megavlm.data_curation.kmeans.nearest:faiss_search",
-    "kernel": "megavlm.data_curation.kmeans.nearest:kernel_search",
-})  # fmt: skip
 # Loading torch takes a few seconds, in which FAISS has gone some times through this many comparisons of 768 dimensions.
 SMALL = 10**7
 
@@ -28,8 +22,7 @@ def searcher(centroids: np.ndarray, engine: Engine, rows: int) -> Search:
     """
     if engine == "auto":
         engine = "faiss" if rows * len(centroids) < SMALL else "kernel"
-    search: Search = SEARCHES.load(engine)(np.ascontiguousarray(centroids, dtype=np.float32))
-    return search
+    return SEARCHES[engine](np.ascontiguousarray(centroids, dtype=np.float32))
 
 
 def faiss_search(centroids: np.ndarray) -> Search:
@@ -63,3 +56,6 @@ def kernel_search(centroids: np.ndarray) -> Search:
         return indices[:, 0].cpu().numpy(), cosines[:, 0].cpu().numpy()
 
     return search
+
+
+SEARCHES: Mapping[str, Callable[[np.ndarray], Search]] = {"faiss": faiss_search, "kernel": kernel_search}
