@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 
 from megavlm.platform.shards import Sample, ShardWriter
 
+from ..recaption.source import RECAPTION, caption_source
 from ..source import image_field, read_samples
 from .base import Outcome, Stage, Worker
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # What the exported JSON says about a sample, and which sidecar knows it.
 FACTS = {"filter": ["width", "height"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
+NEW_CAPTION = ("caption", "model", "prompt", "prompt_sha256", "parameters")
 
 
 class Export(Stage):
@@ -55,9 +57,16 @@ class Export(Stage):
 
     def _samples(self, run: CurationRun, shard: str, keys: set[str]) -> Iterator[tuple[Sample, dict[str, Any]]]:
         facts = {row["key"]: row for row in run.gather(self.name, shard, FACTS).to_pylist()}
+        for new in self._new_captions(run, shard):
+            facts[new["key"]]["recaption"] = {name: new[name] for name in NEW_CAPTION}
         source = next(one for one in run.shards if one.name == shard)
         for sample in read_samples(source, keys):
             yield sample, facts[sample.key]
+
+    def _new_captions(self, run: CurationRun, shard: str) -> list[dict[str, Any]]:
+        """Of every survivor, where the recipe asks a model for captions."""
+        source = caption_source(run, self.name)
+        return run.gather(self.name, shard, {source: NEW_CAPTION}).to_pylist() if source == RECAPTION else []
 
     def finish(self, run: CurationRun) -> None:
         """Remove output shards of an earlier, larger selection."""
@@ -73,9 +82,10 @@ def prefix(task: int) -> str:
 
 
 def exported(key: str, shard: str, sample: Sample, facts: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an exported sample; the image's bytes are those of the source."""
+    """The fields of an exported sample; the image's bytes are those of the source, the caption the newest there is."""
     field = image_field(sample.fields)
     assert field is not None  # ingest kept it because it has one
+    new = facts.get("recaption")
     metadata = {
         "key": key,
         "width": facts["width"],
@@ -83,4 +93,7 @@ def exported(key: str, shard: str, sample: Sample, facts: dict[str, Any]) -> dic
         "cluster": facts["cluster"],
         "source": {"shard": shard, "key": sample.key, "metadata": json.loads(facts["metadata"])},
     }
-    return {field: sample.fields[field], "txt": facts["caption"], "json": metadata}
+    if new:
+        asked = {name: new[name] for name in NEW_CAPTION[1:]}
+        metadata["caption"] = asked | {"parameters": json.loads(new["parameters"]), "original": facts["caption"]}
+    return {field: sample.fields[field], "txt": new["caption"] if new else facts["caption"], "json": metadata}
