@@ -146,7 +146,8 @@ def main() -> int:
         "",
         "A stage's memory is that of its units: 16,384 training rows, 65,536 rows of a group of shards or bucket of",
         "clusters, and the centroids. The features of the largest size are 3.1 GB in float16, 6.1 GB in float32.",
-        "Deduplicate has no bound: it also holds one cluster in float32, and clusters grow here, their number being fixed.",
+        "Deduplicate has no bound: it also holds one cluster in float32, and clusters grow here, their number being",
+        "fixed.",
     ]
     lines = ["# Memory of the stages that see all images", "", *facts(time.monotonic() - started), *table, *words]
     RESULT.write_text("\n".join(lines) + "\n")
