@@ -17,6 +17,10 @@ from hypothesis import settings
 settings.register_profile("megavlm", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("megavlm")
 
+# Triton reads it on its first import, for the functions of its own library: whichever test comes first may cause that.
+if not os.path.exists("/dev/nvidia0"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = (
     "--headless",
@@ -69,7 +73,7 @@ def find_chromium() -> str | None:
     return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: as long as it lives, asyncio.run works in no other test
 def browser_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """Opens fresh pages of one headless Chromium. Skips without Chromium, fails where MEGAVLM_REQUIRE_BROWSER=1."""
     executable = find_chromium()

@@ -16,7 +16,7 @@ import pyarrow as pa
 from megavlm.platform.errors import InputError
 from megavlm.platform.storage import Url, open_file
 
-from ..sources.parquet_rows import batches, open_parquet, rows
+from ..sources.parquet_rows import Lost, batches, open_parquet, rows
 from .sample import BadRow, Row
 
 # What hostile JSON raises beside ValueError: nesting without end.
@@ -56,11 +56,11 @@ def reader_of(name: str) -> Callable[[IO[bytes]], Iterator[Row | BadRow]]:
 
 
 def _parquet(file: IO[bytes]) -> Iterator[Row | BadRow]:
-    for batch in batches(open_parquet(file, ""), None, BATCH):
-        if isinstance(batch, Exception):
-            yield BadRow("unreadable_file", f"{type(batch).__name__}: {batch}"[:300])
+    for piece in batches(open_parquet(file, ""), None, BATCH):
+        if isinstance(piece, Lost):
+            yield BadRow("unreadable_file", str(piece)[:300])
         else:
-            yield from _held(batch)
+            yield from _held(piece[1])
 
 
 def _held(batch: pa.RecordBatch) -> list[Row | BadRow]:

@@ -88,7 +88,7 @@ def test_without_slurm_s_commands_the_files_tell(root, capsys, monkeypatch):
     assert facts["jobs"][0]["state"] == "UNREACHABLE"
 
 
-@pytest.mark.parametrize(("file", "text"), [("jobs.jsonl", "{}"), ("attempts/01/heartbeat/rank-00000", "torn")])
+@pytest.mark.parametrize(("file", "text"), [("attempts/01/heartbeat/rank-00000", "torn")])
 def test_a_run_that_cannot_be_read_hides_no_other(root, capsys, file, text):
     make(root, "a"), make(root, "c")
     path = make(root, "b").path(*file.split("/"))
