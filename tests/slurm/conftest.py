@@ -43,18 +43,24 @@ PROFILE: dict[str, Any] = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that may take longest come first, so that none of them is still waiting when all others are done.
+    """Of the tests that run side by side, those that may take longest come first: none is to wait until all others end.
 
-    With a quick one after each: a worker is handed a test ahead, and no long one is to wait behind another.
+    With a quick one after each: a worker is handed a test ahead, and no long one is to wait behind another. All other
+    tests stay as they are: they share what a module has set up.
     """
+
+    def is_ours(item: pytest.Item) -> bool:
+        return bool(item.get_closest_marker("slurm")) and not item.get_closest_marker("multiprocess")
 
     def patience(item: pytest.Item) -> float:
         limit = item.get_closest_marker("timeout")
-        return float(limit.args[0]) if limit and item.get_closest_marker("slurm") else 0.0
+        return float(limit.args[0]) if limit else 0.0
 
-    ordered = sorted(items, key=patience, reverse=True)
-    pairs = itertools.zip_longest(ordered[: (len(ordered) + 1) // 2], reversed(ordered[(len(ordered) + 1) // 2 :]))
-    items[:] = [item for pair in pairs for item in pair if item is not None]
+    ours = sorted(filter(is_ours, items), key=patience, reverse=True)
+    half = (len(ours) + 1) // 2
+    pairs = itertools.zip_longest(ours[:half], reversed(ours[half:]))
+    riffled = [item for pair in pairs for item in pair if item is not None]
+    items[:] = riffled + [item for item in items if not is_ours(item)]
 
 
 def need(commands: tuple[str, ...]) -> None:
