@@ -17,8 +17,7 @@ def stage_fingerprints(run: CurationRun) -> dict[str, str]:
     """
     out, before = {}, _hash({"seed": run.seed})
     for stage in run.config.stages:
-        options = stage.model_dump(mode="json")
-        shards = None if stage.per_shard else run.plan.digest
+        options, shards = stage.decisive(), None if stage.per_shard else run.plan.digest
         parts = {"before": before, "name": stage.name, "version": stage.version, "options": options, "shards": shards}
         out[stage.name] = before = _hash(parts)
     return out

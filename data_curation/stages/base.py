@@ -70,6 +70,14 @@ class Stage(Config):
         """Tell the stage its key; done once, by the schema that read the recipe."""
         self._name = name
 
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide what the stage writes, as JSON: those that only say who does the work left out."""
+        return self.model_dump(mode="json")
+
+    def effort(self, images: int) -> float:
+        """How the work of all tasks grows with the images received, in units of the stage's own (`curate pilot`)."""
+        return float(images)
+
     def tasks(self, run: CurationRun) -> int:
         """How many tasks; the earlier stages are complete when this is asked."""
         return len(run.plan.names) if self.per_shard else 1
