@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PrivateAttr
 
 from megavlm.platform.config import Config
+from megavlm.platform.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +53,9 @@ class Stage(Config):
 
     `needs` names the stages whose outputs it reads; `version` goes up when the same options give other results;
     `per_shard` says that task K is shard K, so that a changed shard redoes only itself; `judges` that its sidecars
-    decide who goes on (otherwise everyone does); `large_tasks` that each task is worth a command of its own.
+    decide who goes on (otherwise everyone does); `large_tasks` that each task is worth a command of its own;
+    `from_sidecars` that its decisions follow from what earlier stages wrote, so that `curate select` can ask what they
+    would be under other options, except those named in `measures_by`, which decide what is measured.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +63,8 @@ class Stage(Config):
     per_shard: ClassVar[bool] = True
     judges: ClassVar[bool] = True
     large_tasks: ClassVar[bool] = False
+    from_sidecars: ClassVar[bool] = False
+    measures_by: ClassVar[tuple[str, ...]] = ()
     _name: str = PrivateAttr(default="")
 
     @property
@@ -92,6 +98,17 @@ class Stage(Config):
     def worker(self, run: CurationRun) -> Worker:
         """Load what all tasks share, once per process, and return the function that does task K."""
         raise NotImplementedError
+
+    def again(self, run: CurationRun, before: CurationRun) -> Worker:
+        """As `worker`, but deciding anew from measurements that were taken (`curate select`).
+
+        `before` is the run as it is, to be read only; `run` the same under other options, whose outputs go elsewhere.
+        The default is the stage's own worker; raises ConfigError where that would look at more than sidecars.
+        """
+        if not self.from_sidecars:
+            what = f"what stage '{self.name}' would decide does not follow from sidecars"
+            raise ConfigError(what, where=f"curation.stages.{self.name}", fix="`megavlm curate run` decides it")
+        return self.worker(run)
 
     def finish(self, run: CurationRun) -> None:
         """Called when every task is done: remove outputs that no task of this configuration wrote."""

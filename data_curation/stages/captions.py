@@ -34,6 +34,7 @@ class CheckCaptions(ShardStage):
     """Rules are tried in the order given; the first one that a caption breaks is its reason."""
 
     needs: ClassVar[tuple[str, ...]] = ("ingest",)
+    from_sidecars: ClassVar[bool] = True
 
     source: Literal["auto", "recaption", "ingest"] = "auto"  # auto: the new captions where the recipe makes any
     rules: points(CAPTION_RULES) = DEFAULT_RULES  # type: ignore[valid-type]

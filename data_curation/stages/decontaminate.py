@@ -49,6 +49,8 @@ class Decontaminate(Stage):
 
     needs: ClassVar[tuple[str, ...]] = ("filter",)
     per_shard: ClassVar[bool] = False
+    from_sidecars: ClassVar[bool] = True
+    measures_by: ClassVar[tuple[str, ...]] = ("against", "max_pixels")
 
     # set's name -> a source ({kind: folder | hf | img2dataset | llava_json, path: ...}), or just a folder of images
     against: Annotated[dict[str, SerializeAsAny[Source]], BeforeValidator(_sources)]
@@ -76,13 +78,21 @@ class Decontaminate(Stage):
             if task < len(self.against):
                 return self._hash(run, list(self.against)[task])
             if not compare:  # the hashes are complete by then, and read once a process
-                compare.append(self._comparison(run))
-            shard = run.plan.names[task - len(self.against)]
-            table = compare[0](shard)
-            run.write_sidecar(self.name, shard, table)
-            return Outcome.of(table)
+                compare.append(self._comparison(run, run))
+            return self._judge(run, task, compare[0])
 
         return work
+
+    def again(self, run: CurationRun, before: CurationRun) -> Worker:
+        """Compares with the hashes that were taken of the sets."""
+        compare = self._comparison(run, before)
+        return lambda task: Outcome(0, 0) if task < len(self.against) else self._judge(run, task, compare)
+
+    def _judge(self, run: CurationRun, task: int, compare: Callable[[str], pa.Table]) -> Outcome:
+        shard = run.plan.names[task - len(self.against)]
+        table = compare(shard)
+        run.write_sidecar(self.name, shard, table)
+        return Outcome.of(table)
 
     def finish(self, run: CurationRun) -> None:
         """Remove the hashes of sets that are no longer named."""
@@ -96,9 +106,10 @@ class Decontaminate(Stage):
         write_known(run.folder.path(self.name, "sets", f"{name}.parquet"), known)
         return Outcome(0, 0, notes={"set": name, "images": len(known), "refused": refused})
 
-    def _comparison(self, run: CurationRun) -> Callable[[str], pa.Table]:
+    def _comparison(self, run: CurationRun, hashed: CurationRun) -> Callable[[str], pa.Table]:
+        """Shard -> its sidecar; the sets' hashes are those of `hashed`."""
         known = Known.of(
-            {name: read_known(run.folder.path(self.name, "sets", f"{name}.parquet")) for name in self.against},
+            {name: read_known(hashed.folder.path(self.name, "sets", f"{name}.parquet")) for name in self.against},
             self.min_hash_quality,
         )
 

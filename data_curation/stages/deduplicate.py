@@ -29,6 +29,7 @@ class Deduplicate(Stage):
     needs: ClassVar[tuple[str, ...]] = ("filter", "embed", "assign")
     per_shard: ClassVar[bool] = False
     version: ClassVar[int] = 2
+    from_sidecars: ClassVar[bool] = True
 
     hash_radius: NonNegativeInt | None = 31  # differing bits of 256, inclusive; null: no perceptual hash
     min_hash_quality: int = 50  # PDQ's own advice: below it a hash says nothing

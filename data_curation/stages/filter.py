@@ -18,7 +18,7 @@ from ..filters.captions import CaptionLength
 from ..filters.pictures import Aspect, Contrast, Sides
 from ..hashing import exact_hash, perceptual_hash
 from ..source import image_bytes, read_samples
-from .base import ShardStage
+from .base import Outcome, ShardStage, Worker
 from .sidecar import judging_schema
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Filter(ShardStage):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ingest",)
+    from_sidecars: ClassVar[bool] = True
+    measures_by: ClassVar[tuple[str, ...]] = ("max_pixels",)
 
     min_side: PositiveInt = 200  # DataComp's basic filter
     max_aspect: PositiveFloat = 3.0  # longer side / shorter side, DataComp's basic filter
@@ -88,10 +90,35 @@ class Filter(ShardStage):
         except BadImage as error:
             return row | {"keep": False, "reason": error.reason, "detail": error.what}
         row |= {"format": probe(data, max_pixels=self.max_pixels).format, **_measure(image)}
-        reason, detail = verdict(rules, Facts(**row, caption=told["caption"], metadata=json.loads(told["metadata"])))
-        if reason is None:
-            row |= {"sha256": exact_hash(data)} | dict(zip(("pdq", "pdq_quality"), perceptual_hash(image), strict=True))
-        return row | {"keep": reason is None, "reason": reason, "detail": detail}
+        judged = row | _judgement(rules, row, told)
+        if judged["keep"]:
+            hashes = dict(zip(("pdq", "pdq_quality"), perceptual_hash(image), strict=True))
+            judged |= {"sha256": exact_hash(data)} | hashes
+        return judged
+
+    def again(self, run: CurationRun, before: CurationRun) -> Worker:
+        """The rules on what was measured; nothing is decoded. Images that were dropped have no hashes."""
+        rules = self.rules()
+
+        def work(task: int) -> Outcome:
+            shard = run.plan.names[task]
+            received = run.gather(self.name, shard, {"ingest": ["caption", "metadata"]}).to_pylist()
+            told = {row["key"]: row for row in received}
+            stored = [row for row in before.sidecar(self.name, shard).to_pylist() if row["key"] in told]
+            measured = [row | _judgement(rules, row, told[row["key"]]) if row["width"] else row for row in stored]
+            table = pa.Table.from_pylist(measured, schema=SCHEMA)
+            run.write_sidecar(self.name, shard, table)
+            return Outcome.of(table)
+
+        return work
+
+
+def _judgement(rules: Sequence[Rule], row: Row, told: Row) -> Row:
+    """keep, reason and detail of an image that could be decoded."""
+    measured = {name: row[name] for name in ("key", "width", "height", "contrast", "format", "bytes")}
+    facts = Facts(**measured, caption=told["caption"], metadata=json.loads(told["metadata"]))
+    reason, detail = verdict(rules, facts)
+    return {"keep": reason is None, "reason": reason, "detail": detail}
 
 
 def verdict(rules: Sequence[Rule], facts: Facts) -> tuple[str | None, str | None]:

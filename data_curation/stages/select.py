@@ -42,6 +42,7 @@ class Select(Stage):
     needs: ClassVar[tuple[str, ...]] = ("assign",)
     per_shard: ClassVar[bool] = False
     version: ClassVar[int] = 2
+    from_sidecars: ClassVar[bool] = True
 
     method: Literal["nearest", "balanced"] = "nearest"
     nearest: PositiveInt | None = None  # images of each cluster

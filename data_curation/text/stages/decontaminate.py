@@ -37,6 +37,8 @@ class TextDecontaminate(ShardStage):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("text_ingest",)
+    from_sidecars: ClassVar[bool] = True
+    measures_by: ClassVar[tuple[str, ...]] = ("folder", "benchmarks", "columns", "files")  # other files, not thresholds
 
     folder: str  # holds NAME.jsonl, NAME.parquet, ... or a folder NAME with such files, for every benchmark
     benchmarks: tuple[str, ...] = Field(min_length=1)

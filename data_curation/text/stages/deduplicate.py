@@ -25,6 +25,7 @@ class TextDeduplicate(GlobalStage):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("text_ingest",)
+    from_sidecars: ClassVar[bool] = True
 
     def decide(self, run: CurationRun) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         """Every shard's sidecar."""
