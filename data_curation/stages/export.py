@@ -18,7 +18,7 @@ from .base import Outcome, Stage, Worker
 if TYPE_CHECKING:
     from ..run import CurationRun
 
-# What the exported JSON says about a sample, and which sidecar knows it.
+# What the exported JSON says about a sample, and which sidecar knows it. Not every recipe clusters.
 FACTS = {"filter": ["width", "height"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
 NEW_CAPTION = ("caption", "model", "prompt", "prompt_sha256", "parameters")
 
@@ -26,9 +26,10 @@ NEW_CAPTION = ("caption", "model", "prompt", "prompt_sha256", "parameters")
 class Export(Stage):
     """RUN/export/TASK-*.tar with jpg (or png, ...), txt and json, in the source's order; task K is output shard K."""
 
-    needs: ClassVar[tuple[str, ...]] = ("ingest", "filter", "assign")
+    needs: ClassVar[tuple[str, ...]] = ("ingest", "filter")
     per_shard: ClassVar[bool] = False
     judges: ClassVar[bool] = False
+    version: ClassVar[int] = 2
 
     samples_per_shard: PositiveInt = 1000
 
@@ -56,7 +57,8 @@ class Export(Stage):
         return work
 
     def _samples(self, run: CurationRun, shard: str, keys: set[str]) -> Iterator[tuple[Sample, dict[str, Any]]]:
-        facts = {row["key"]: row for row in run.gather(self.name, shard, FACTS).to_pylist()}
+        known = {stage: columns for stage, columns in FACTS.items() if stage in run.config.stages.root}
+        facts = {row["key"]: row for row in run.gather(self.name, shard, known).to_pylist()}
         for new in self._new_captions(run, shard):
             facts[new["key"]]["recaption"] = {name: new[name] for name in NEW_CAPTION}
         source = next(one for one in run.shards if one.name == shard)
@@ -82,18 +84,24 @@ def prefix(task: int) -> str:
 
 
 def exported(key: str, shard: str, sample: Sample, facts: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an exported sample; the image's bytes are those of the source, the caption the newest there is."""
+    """The fields of an exported sample; the image's bytes are those of the source, the caption the newest there is.
+
+    `messages` is what `megavlm data pack` trains on: the image and nothing else asks for the caption, as EVE and LLaVA
+    pre-train ("plain" in their code).
+    """
     field = image_field(sample.fields)
     assert field is not None  # ingest kept it because it has one
     new = facts.get("recaption")
+    caption = new["caption"] if new else facts["caption"]
     metadata = {
         "key": key,
         "width": facts["width"],
         "height": facts["height"],
-        "cluster": facts["cluster"],
+        "cluster": facts.get("cluster"),
         "source": {"shard": shard, "key": sample.key, "metadata": json.loads(facts["metadata"])},
+        "messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": caption}],
     }
     if new:
         asked = {name: new[name] for name in NEW_CAPTION[1:]}
         metadata["caption"] = asked | {"parameters": json.loads(new["parameters"]), "original": facts["caption"]}
-    return {field: sample.fields[field], "txt": new["caption"] if new else facts["caption"], "json": metadata}
+    return {field: sample.fields[field], "txt": caption, "json": metadata}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -32,6 +32,8 @@ class Ingest(ShardStage):
     or are missing_in_tar.
     """
 
+    captions: Literal["required", "optional"] = "required"  # optional: "" where none is, for a recipe that recaptions
+
     def rounds(self, run: CurationRun) -> Iterable[Sequence[int]]:
         """One, but not before the first shard's images are seen to be as large as they were downloaded."""
         if run.shards:
@@ -47,7 +49,7 @@ class Ingest(ShardStage):
             shard = shards[name]
             listed, notes = shard.source.listed(shard)
             refuse_shrunk(shard, listed.values(), wanted)
-            rows = list(_sample_rows(shard, listed))
+            rows = list(_sample_rows(shard, listed, self.captions == "required"))
             seen = {row["key"] for row in rows}
             rows += [_absent(row) for key, row in listed.items() if key not in seen]
             notes |= shard.source.notes(shard, sum(row["keep"] for row in rows))
@@ -73,12 +75,12 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _sample_rows(shard: Shard, listed: dict[str, Row]) -> Iterator[Row]:
+def _sample_rows(shard: Shard, listed: dict[str, Row], captioned: bool) -> Iterator[Row]:
     """One row per sample and per damaged place of the shard, in its order."""
     reported: set[tuple[str, str]] = set()
     for item in shard.source.read(shard, images=False):
         if isinstance(item, Sample):
-            yield _judge_sample(item, listed.get(item.key, {}))
+            yield _judge_sample(item, listed.get(item.key, {}), captioned)
             continue
         name = item.key or item.name or shard.name
         if (name, item.reason) not in reported:  # a duplicated sample is one case, not one per member
@@ -86,7 +88,7 @@ def _sample_rows(shard: Shard, listed: dict[str, Row]) -> Iterator[Row]:
             yield _row(name, item.reason, shard.source.describe(item, shard))
 
 
-def _judge_sample(sample: Sample, listed: Row) -> Row:
+def _judge_sample(sample: Sample, listed: Row, captioned: bool) -> Row:
     if _text(sample.key) != sample.key:
         return _row(sample.key, "unsafe_name", "a name that is no UTF-8")
     caption = sample.fields.get("txt", b"").decode("utf-8", errors="replace").strip()
@@ -95,7 +97,7 @@ def _judge_sample(sample: Sample, listed: Row) -> Row:
         return _row(sample.key, "missing_image", f"members: {', '.join(sorted(sample.fields))}")
     if error:
         return _row(sample.key, "invalid_json", error)
-    if not caption:
+    if captioned and not caption:
         return _row(sample.key, "missing_caption", "no caption" if "txt" not in sample.fields else "a blank caption")
     return _row(sample.key, caption=caption, metadata=metadata)
 
