@@ -28,15 +28,16 @@ def work(run: CurationRun, stage_name: str, tasks: Sequence[int]) -> None:
     known = run.ledger.state(stage_name, prints)
     last = {task: known.get(task, Line(task)) for task in prints}
     todo = [task for task in prints if last[task].fingerprint != prints[task]]
-    worker = stage.worker(run) if todo else None
+    if not todo:
+        return
     failed = {}
-    for task in todo:
-        assert worker is not None
-        try:
-            _do(run, stage_name, worker, last[task], prints[task])
-        except Exception as error:
-            failed[task] = error
-            _tell(stage_name, _name(run, stage, task), error)
+    with stage.at_work(run) as worker:
+        for task in todo:
+            try:
+                _do(run, stage_name, worker, last[task], prints[task])
+            except Exception as error:
+                failed[task] = error
+                _tell(stage_name, _name(run, stage, task), error)
     if failed:
         names = ", ".join(_name(run, stage, task) for task in failed)
         first = next(iter(failed.values()))

@@ -110,6 +110,14 @@ class Stage(Config):
             raise ConfigError(what, where=f"curation.stages.{self.name}", fix="`megavlm curate run` decides it")
         return self.worker(run)
 
+    @contextlib.contextmanager
+    def at_work(self, run: CurationRun) -> Iterator[Worker]:
+        """The worker for as long as there are tasks for it; a stage whose worker holds more than memory ends that here.
+
+        Only such a stage defines it, instead of `worker`.
+        """
+        yield self.worker(run)
+
     def finish(self, run: CurationRun) -> None:
         """Called when every task is done: remove outputs that no task of this configuration wrote."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,8 +88,9 @@ class Recaption(ShardStage):
             raise ConfigError(what, fix="give exactly one of endpoints, server, transformers")
         return self
 
-    def worker(self, run: CurationRun) -> Worker:
-        """As every ShardStage's, and ends the servers that it started when nobody holds it any more."""
+    @contextlib.contextmanager
+    def at_work(self, run: CurationRun) -> Iterator[Worker]:
+        """As every ShardStage's worker, and the servers that it started are ended with the work."""
         prompt = self._checked_prompt()
         captioner = self._captioner(run)
         cache = ResponseCache(Path(self.cache) if self.cache else run.folder.path("cache", "recaption"))
@@ -102,8 +104,8 @@ class Recaption(ShardStage):
             run.write_sidecar(self.name, shard.name, table)
             return Outcome.of(table, notes=notes)
 
-        weakref.finalize(work, captioner.close)  # at the latest when the process exits
-        return work
+        with contextlib.closing(captioner):
+            yield work
 
     def _checked_prompt(self) -> Prompt:
         prompt = Prompt.load(self.prompt, self.fields)

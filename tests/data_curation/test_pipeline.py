@@ -208,6 +208,7 @@ class EvenOnly(ShardStage):
 
 
 FLAKY_STAGE = """
+import contextlib
 from megavlm.data_curation.stages.ingest import Ingest
 from megavlm.platform.errors import InputError
 
@@ -221,6 +222,13 @@ class Flaky(Ingest):
                 raise InputError(f"{shard} is broken", fix="mend it")
             return judge(shard)
         return work
+
+    @contextlib.contextmanager
+    def at_work(self, run):
+        try:
+            yield self.worker(run)
+        finally:
+            run.folder.path("closed").write_text("as whoever holds a server does")
 """
 
 
@@ -242,6 +250,7 @@ def test_a_failing_shard_stops_no_other_of_its_command(crawl, tools, curate, tmp
     assert "1 of 3 tasks are not done, 1 of 1 commands failed" in error["what"] and "00000 is broken" in error["what"]
     ledger = CurationRun.open(tmp_path / "run").ledger
     assert sorted(ledger.state("flaky:Flaky")) == [1, 2]
+    assert (tmp_path / "run" / "closed").exists(), "what a worker holds is let go although a task failed"
     error = curate(flaky(tools, folder, ["00000", "00002"]), out="two", code=1)["error"]
     assert "2 of 3 tasks failed: 00000, 00002" in error["what"]
 

@@ -233,7 +233,7 @@ def test_a_prompt_edited_under_a_run_is_noticed(tmp_path, endpoint, tools, curat
     curate(recipe)
     prompt.write_text("Describe it.")
     run = CurationRun.open(tmp_path / "run")  # looking at the run goes on to work
-    with pytest.raises(ConfigError, match="not the one"):
-        run.config.stages["recaption"].worker(run)
+    with pytest.raises(ConfigError, match="not the one"), run.config.stages["recaption"].at_work(run):
+        pass
     curate(recipe)
     assert sum(front.seen.questions.values()) == 2, "another prompt is another question"
