@@ -24,6 +24,8 @@ from .base import Outcome, Stage, Worker
 if TYPE_CHECKING:
     from ..run import CurationRun
 
+MEAN, ROWS, BEGIN, STEPS = range(4)  # kinds of tasks that the parts share, the iterations counting on from STEPS
+
 
 class Cluster(Stage):
     """RUN/cluster/centroids.npy float32 [clusters, d] of unit length, and mean.npy float32 [d].
@@ -64,22 +66,25 @@ class Cluster(Stage):
             raise ValueError(f"each level has fewer clusters than the one below it, not {counts}")
         return self
 
+    def decisive(self) -> dict[str, Any]:
+        """All but `parts`: the parts' sums are exact, so the centroids are the same. Engines round differently."""
+        return self.model_dump(mode="json", exclude={"parts"})
+
     def tasks(self, run: CurationRun) -> int:
         """0 ends the training, alone if need be; the others share what comes before (see rounds)."""
-        return 1 if self.parts == 1 else 2 + (2 + self.iterations) * self.parts
+        return 1 if self.parts == 1 else self._number(STEPS + self.iterations)
 
     def rounds(self, run: CurationRun) -> Iterator[Sequence[int]]:
         """[means], [rows], [first centroids], then one round for each iteration, and the end."""
-        if self.parts > 1:
-            training, parts = self._training(run), self.parts
+        if self.parts > 1 and not self._ended(run):
+            training = self._training(run)
             if self.center:
-                yield range(2, 2 + parts)
-            yield range(2 + parts, 2 + 2 * parts)
-            yield [1]
+                yield self._round(MEAN)
+            yield self._round(ROWS)
+            yield [self._number(BEGIN)]
             fit = training.latest()
             while not training.ended(fit):
-                first = 2 + (2 + len(fit.objectives)) * parts
-                yield range(first, first + parts)
+                yield self._round(STEPS + len(fit.objectives))
                 fit = training.step(fit)
         yield [0]
 
@@ -91,16 +96,15 @@ class Cluster(Stage):
         def work(task: int) -> Outcome:
             if task == 0:
                 return self._end(run, training, dimension)
-            if task == 1:
+            kind, part = divmod(task - self._number(MEAN), self.parts)
+            if kind == MEAN:
+                training.add_for_mean(part, dimension)
+            elif kind == ROWS:
+                training.write_rows(part, dimension)
+            elif kind == BEGIN:
                 training.begin()
             else:
-                kind, part = divmod(task - 2, self.parts)
-                if kind == 0:
-                    training.add_for_mean(part, dimension)
-                elif kind == 1:
-                    training.write_rows(part, dimension)
-                else:
-                    training.add_for(kind - 2, part)
+                training.add_for(kind - STEPS, part)
             return Outcome(0, 0)  # the images are counted once, by task 0
 
         return work
@@ -115,12 +119,25 @@ class Cluster(Stage):
             if path.name not in named:
                 path.unlink()
 
+    def _number(self, kind: int) -> int:
+        """The first task of a kind: another one for other `parts`, or one's tasks would count as the other's."""
+        return 1 + (STEPS + self.iterations) * (self.parts * (self.parts - 1) // 2) + kind * self.parts
+
+    def _round(self, kind: int) -> range:
+        return range(self._number(kind), self._number(kind + 1))
+
+    def _ended(self, run: CurationRun) -> bool:
+        """Whether the centroids are there, and all that led to them is gone."""
+        from ..fingerprint import task_fingerprints
+
+        return 0 in run.ledger.done(self.name, task_fingerprints(run, self.name, [0]))
+
     def _training(self, run: CurationRun) -> Training:
         from ..fingerprint import stage_fingerprints
 
         counts = embedded(run)
         self._check(int(counts.sum()))
-        folder = run.folder.path("cluster", f"training-{stage_fingerprints(run)[self.name]}")
+        folder = run.folder.path("cluster", f"training-{stage_fingerprints(run)[self.name]}-{self.parts}")
         folder.mkdir(parents=True, exist_ok=True)
         wanted = min(int(counts.sum()), self.train_on or self.clusters * self.max_points_per_centroid)
         spread = self.method == "hierarchical"

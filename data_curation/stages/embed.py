@@ -40,6 +40,10 @@ class Embed(ShardStage):
     decode_threads: PositiveInt = 1  # decode the next batches while the model works on one
     prefetch: PositiveInt = 2  # batches decoded ahead, which is what they cost in memory
 
+    def decisive(self) -> dict[str, Any]:
+        """All but who decodes when. The batch stays: a matrix product of another shape may add in another order."""
+        return self.model_dump(mode="json", exclude={"decode_threads", "prefetch"})
+
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
         """Builds the model; a few batches of images are in memory at a time."""
         shards = {shard.name: shard for shard in run.shards}
