@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, InputError, did_you_mean
 
+from . import tiny
 from .reply import Answer, Keep, Question, Reply
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ GENERATE = {
 
 
 class InProcess(Config):
-    """How the model is run. It is `model` of the stage: a folder, or an id that is fetched from the hub."""
+    """How the model is run. It is `model` of the stage: a folder, or an id that is fetched from the hub.
+
+    `random-weights` is a tiny model made on the spot, whose captions are nonsense.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as the weights are stored
@@ -93,6 +97,9 @@ class LocalCaptioner:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         cuda = self.options.device != "cpu" and torch.cuda.is_available()
+        if self.model == tiny.NAME:
+            small, processor = tiny.random_captioner()
+            return small.to("cuda" if cuda else "cpu").eval(), processor
         try:
             processor = AutoProcessor.from_pretrained(self.model, padding_side="left")
             model: Any = AutoModelForImageTextToText.from_pretrained(

@@ -48,7 +48,7 @@ class Recaption(ShardStage):
 
     needs: ClassVar[tuple[str, ...]] = ("ingest",)
 
-    model: str  # as the server names it; a folder or hub id for `transformers`
+    model: str  # as the server names it; for `transformers` a folder, a hub id, or `random-weights`: nonsense
     prompt: str = "eve"  # a shipped one, or the path of a text file
     fields: tuple[str, ...] = ("tags",)  # of the samples' metadata, that the prompt may mention as $NAME
     parameters: dict[str, Any] = {"max_tokens": 512, "temperature": 0.0}  # sent along as they are
