@@ -8,6 +8,7 @@ FILTERS = Registry("filter", {
     "contrast": "megavlm.data_curation.filters.pictures:Contrast",
     "punsafe": "megavlm.data_curation.filters.scores:Unsafe",
     "watermark": "megavlm.data_curation.filters.scores:Watermark",
+    "aesthetic": "megavlm.data_curation.filters.scores:Aesthetic",
     "similarity": "megavlm.data_curation.filters.scores:Similarity",
     "language": "megavlm.data_curation.filters.captions:Language",
     "caption_length": "megavlm.data_curation.filters.captions:CaptionLength",

@@ -44,6 +44,18 @@ class Watermark(Score):
     max: float = 0.8  # LAION-Aesthetics' threshold
 
 
+class Aesthetic(Score):
+    """LAION's prediction of how much people like an image (1..10, a head on CLIP ViT-L/14).
+
+    Published sets: LAION-Aesthetics v2 from 4.5, 5 and 6 on; v1, by another head, above 7, and laion-art above 8.
+    """
+
+    reason: ClassVar[str] = "low_aesthetic"
+    columns: ClassVar[tuple[str, ...]] = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score")
+
+    min: float = 5.0  # LAION-Aesthetics v2's "5+"
+
+
 class Similarity(Score):
     """Cosine of CLIP's image and text features, by the model that the source used."""
 

@@ -16,6 +16,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "width": ("width", "original_width"),
     "height": ("height", "original_height"),
     "similarity": ("similarity",),
+    "aesthetic": ("aesthetic", "aesthetic_score"),
     "punsafe": ("punsafe",),
     "pwatermark": ("pwatermark",),
     "language": ("language",),

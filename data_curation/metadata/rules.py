@@ -23,6 +23,7 @@ class LinkRules(Config):
     min_caption_characters: NonNegativeInt = 1
     max_punsafe: NonNegativeFloat | None = None  # LAION-Aesthetics: 0.5
     max_pwatermark: NonNegativeFloat | None = None  # LAION-Aesthetics: 0.8
+    min_aesthetic: float | None = None  # LAION-Aesthetics v2: 4.5, 5 or 6; v1, by another head, 7
     min_similarity: float | None = None  # LAION-2B-en: 0.28, LAION-400M: 0.3
     languages: tuple[str, ...] | None = None
 
@@ -31,8 +32,8 @@ class LinkRules(Config):
         wanted = {"url": "", "caption": "", "width": "min_side", "height": "min_side"}
         if not self.min_side:
             del wanted["width"], wanted["height"]
-        scores = {"punsafe": "max_punsafe", "pwatermark": "max_pwatermark", "similarity": "min_similarity"}
-        scores["language"] = "languages"
+        scores = {"punsafe": "max_punsafe", "pwatermark": "max_pwatermark"}
+        scores |= {"aesthetic": "min_aesthetic", "similarity": "min_similarity", "language": "languages"}
         return wanted | {column: option for column, option in scores.items() if getattr(self, option) is not None}
 
     def reasons(self, table: pa.Table) -> np.ndarray:
@@ -60,8 +61,9 @@ class LinkRules(Config):
         for column, reason in (("punsafe", "unsafe"), ("pwatermark", "watermark")):
             if (most := getattr(self, f"max_{column}")) is not None:
                 yield reason, ~(_number(table[column]) <= most)
-        if self.min_similarity is not None:
-            yield "low_similarity", ~(_number(table["similarity"]) >= self.min_similarity)
+        for column, reason in (("aesthetic", "low_aesthetic"), ("similarity", "low_similarity")):
+            if (least := getattr(self, f"min_{column}")) is not None:
+                yield reason, ~(_number(table[column]) >= least)
         if self.languages is not None:
             yield "language", ~_true(pc.is_in(table["language"], value_set=pa.array(self.languages)))
 

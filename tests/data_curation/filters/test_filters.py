@@ -61,7 +61,8 @@ def test_contrast():
 
 @pytest.mark.parametrize("value", [None, "x", [1], float("nan"), {}])
 def test_a_score_that_is_none_has_not_passed_unless_asked(value):
-    for use, column in (("punsafe", "punsafe"), ("watermark", "pwatermark"), ("similarity", "similarity")):
+    columns = {"punsafe": "punsafe", "watermark": "pwatermark", "aesthetic": "aesthetic", "similarity": "similarity"}
+    for use, column in columns.items():
         assert broken(use, meta={column: value}) and not broken(use, meta={column: value}, missing="keep")
 
 
@@ -70,6 +71,8 @@ def test_scores_are_bounds_and_may_be_text():
     assert broken("watermark", meta={"pwatermark": 0.81}) and not broken("watermark", meta={"pwatermark": 0.8})
     assert broken("similarity", meta={"similarity": 0.27}) and not broken("similarity", meta={"similarity": 0.28})
     assert broken("similarity", meta={"similarity": 0.29}, min=0.3)
+    assert broken("aesthetic", meta={"aesthetic": 4.99}) and not broken("aesthetic", meta={"AESTHETIC_SCORE": 5.0})
+    assert broken("aesthetic", meta={"aesthetic": 6.9}, min=7) and not broken("aesthetic", meta={"aesthetic": 7}, min=7)
 
 
 def test_captions():

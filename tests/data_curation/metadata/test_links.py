@@ -23,7 +23,8 @@ from megavlm.platform.errors import ConfigError
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "curation.md"
 RULES = {"min_side": 448, "max_aspect": 2.5, "min_caption_words": 3, "min_caption_characters": 8}
-SCORES = {"max_punsafe": 0.5, "max_pwatermark": 0.8, "min_similarity": 0.3, "languages": ["en", "de"]}
+SCORES = {"max_punsafe": 0.5, "max_pwatermark": 0.8, "min_aesthetic": 5.0, "min_similarity": 0.3}
+SCORES |= {"languages": ["en", "de"]}
 
 
 def rows(count: int = 400) -> list[dict]:
@@ -42,6 +43,7 @@ def rows(count: int = 400) -> list[dict]:
             "similarity": some(float(rng.uniform(0.2, 0.4))),
             "punsafe": some(float(rng.uniform(0, 1))),
             "pwatermark": some(float(rng.uniform(0, 1))),
+            "aesthetic": some(float(rng.uniform(3, 9))),
             "language": some(str(rng.choice(["en", "de", "fr"]))),
         }
         for i in range(count)
@@ -61,7 +63,8 @@ def verdict(row: dict, scores: bool) -> str | None:
         return "aspect_ratio"
     if scores:
         bounds = (("punsafe", 0, 0.5, "unsafe"), ("pwatermark", 0, 0.8, "watermark"))
-        for column, low, high, reason in (*bounds, ("similarity", 0.3, math.inf, "low_similarity")):
+        bounds += (("aesthetic", 5.0, math.inf, "low_aesthetic"), ("similarity", 0.3, math.inf, "low_similarity"))
+        for column, low, high, reason in bounds:
             if row[column] is None or not low <= row[column] <= high:
                 return reason
         if row["language"] not in ("en", "de"):
