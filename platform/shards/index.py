@@ -42,11 +42,12 @@ def to_table(members: Iterable[Member]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def write_index(tar: Url, table: pa.Table) -> None:
-    """Write the index of the finished `tar` beside it, by rename."""
+def write_index(tar: Url, table: pa.Table) -> str:
+    """Write the index of the finished `tar` beside it, by rename; returns the index's SHA-256."""
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({_FINGERPRINT: _fingerprint(tar)}), buffer)
     write_atomic(index_url(tar), buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def read_index(tar: Url) -> pa.Table | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from io import BytesIO
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..errors import ConfigError, InputError
 from ..storage import Url, join, open_atomic, remove
@@ -17,20 +19,36 @@ from .sample import is_unsafe, split_name
 from .scan import Member
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A finished shard: its tar's URL, samples, size in bytes and SHA-256, and its index's SHA-256."""
+
+    url: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
 class ShardWriter:
     """Writes PREFIX00000.tar, PREFIX00001.tar, ... with their indexes into `folder` (local or remote).
 
     Used as a context manager; a shard appears when it is full or the block ends. When the block raises, the unfinished
-    shard vanishes and finished ones stay. `shards` lists the finished tars' urls.
+    shard vanishes and finished ones stay. `shards` lists the finished tars' urls, `written` what else is known of them.
     """
 
     def __init__(self, folder: Url, prefix: str = "", samples_per_shard: int = 1000) -> None:
         if samples_per_shard < 1:
             raise ConfigError(f"samples_per_shard is {samples_per_shard}", fix="at least 1")
         self.folder, self.prefix, self.samples_per_shard = folder, prefix, samples_per_shard
-        self.shards: list[str] = []
+        self.written: list[Written] = []
         self._keys: set[str] = set()
-        self._shard: _Shard | None = None
+        self._shard: TarShard | None = None
+
+    @property
+    def shards(self) -> list[str]:
+        """The finished tars."""
+        return [shard.url for shard in self.written]
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -50,7 +68,7 @@ class ShardWriter:
         encoded = {ext: _encoded(value, f"{key}.{ext}") for ext, value in fields.items()}
         self._check(key, encoded)
         if self._shard is None:
-            self._shard = _Shard(join(self.folder, f"{self.prefix}{len(self.shards):05d}.tar"))
+            self._shard = TarShard(join(self.folder, f"{self.prefix}{len(self.written):05d}.tar"))
         self._shard.add(key, encoded)
         self._keys.add(key)
         if self._shard.samples == self.samples_per_shard:
@@ -59,8 +77,7 @@ class ShardWriter:
     def _finish(self) -> None:
         shard, self._shard = self._shard, None
         if shard is not None:
-            shard.finish()
-            self.shards.append(shard.url)
+            self.written.append(shard.finish())
 
     def _check(self, key: str, fields: Mapping[str, bytes]) -> None:
         if key in self._keys:
@@ -77,18 +94,19 @@ class ShardWriter:
                 )
 
 
-class _Shard:
-    """The tar being written."""
+class TarShard:
+    """A tar being written, which appears with its index at `finish`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.samples = 0
         self._members: list[Member] = []
         self._stack = ExitStack()
-        self._file: IO[bytes] = self._stack.enter_context(open_atomic(url))
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
+        self._file = _Hashed(self._stack.enter_context(open_atomic(url)))
+        self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._file), mode="w", format=tarfile.PAX_FORMAT)
 
     def add(self, key: str, fields: Mapping[str, bytes]) -> None:
+        """One sample; its names must have been checked."""
         for ext, data in fields.items():
             info = tarfile.TarInfo(f"{key}.{ext}")  # mtime, owner and mode are constants: same samples, same bytes
             info.size = len(data)
@@ -97,15 +115,33 @@ class _Shard:
             self._members.append(Member(key, ext, self._file.tell() - blocks * tarfile.BLOCKSIZE, len(data)))
         self.samples += 1
 
-    def finish(self) -> None:
+    def finish(self) -> Written:
+        """Put tar and index in their places."""
         self._tar.close()
+        size, digest = self._file.tell(), self._file.sha256.hexdigest()
         remove(index_url(self.url))  # an older tar's index must never stand beside this one
         self._stack.close()
-        write_index(self.url, to_table(self._members))
+        return Written(self.url, self.samples, size, digest, write_index(self.url, to_table(self._members)))
 
     def abandon(self) -> None:
+        """Leave nothing behind."""
         error = InterruptedError("shard abandoned")
         self._stack.__exit__(type(error), error, None)
+
+
+class _Hashed:
+    """A file that is only ever appended to, and so is hashed as it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _encoded(value: Any, name: str) -> bytes:
