@@ -40,7 +40,9 @@ VERBS: dict[str, Verb] = {
         "data", "a curation run's stages, counts and reasons", "megavlm.data_curation.verb:status_main"
     ),
     "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.verb:inspect_main"),
-    "curate select": Verb("data", "the funnel under another threshold, from sidecars", None),
+    "curate select": Verb(
+        "data", "the funnel under another threshold, from sidecars", "megavlm.data_curation.what_if.verb:main"
+    ),
     "curate pilot": Verb("data", "a few thousand rows, with measured rates and a forecast", None),
     "data convert": Verb("data", "other formats to shards", None),
     "data sources": Verb("data", "every data set a recipe wants and its state here", None),

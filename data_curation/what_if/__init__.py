@@ -1,0 +1,1 @@
+"""The funnel of a finished run under other thresholds: measurements stay, decisions are taken anew elsewhere."""
