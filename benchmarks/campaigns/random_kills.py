@@ -164,10 +164,9 @@ def report(campaign: Campaign, ends: list[End], files: int, undisturbed: float, 
     head = ["kill", "run", "aimed at", "killed", "during", "of its tasks marked"]
     words = [
         "",
-        "`start`: before the first stage with work to do, as right after the command is given again. A kill that struck",
-        "between two tasks or in the midst of a write is not told apart here; that outputs are whole when a mark says so",
-        "is what the bytes show. Reply caches are compared as sets of lines, funnels without seconds; the driver's own",
-        f"records ({', '.join(sorted(OWN))}) are not compared. Power cuts and lost disks are not shown.",
+        "`start`: before the first stage with work to do. Reply caches are compared as sets of lines, funnels without",
+        f"seconds; the driver's own records ({', '.join(sorted(OWN))}) are not.",
+        "SIGKILL loses nothing that the kernel has taken; power cuts and lost disks are another matter.",
     ]
     return ["# Curations killed at random moments", "", *lines, *table(head, every), *words, *changed]
 
