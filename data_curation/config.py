@@ -6,17 +6,22 @@ Importing this loads no torch, no FAISS and no image library: stages import what
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt, RootModel, SerializeAsAny, field_validator
 
 from megavlm.platform.config import Config
-from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.errors import ConfigError, InputError, did_you_mean
 from megavlm.platform.executor import EXECUTORS, Executor, make
 
 from .sources.base import Source
 from .sources.parse import parse_source
 from .stages import STAGES
 from .stages.base import Stage
+
+if TYPE_CHECKING:
+    from .source import Shard
 
 
 class ExecutorChoice(Config):
@@ -86,6 +91,7 @@ class CurationConfig(Config):
     source: SerializeAsAny[Source]
     stages: CurationStages
     executor: ExecutorChoice = ExecutorChoice()
+    only: tuple[str, ...] | None = None  # names of the source's shards that are to be curated; null: all
 
     @field_validator("source", mode="before")
     @classmethod
@@ -96,3 +102,13 @@ class CurationConfig(Config):
     @classmethod
     def _stages(cls, value: object) -> CurationStages:
         return value if isinstance(value, CurationStages) else CurationStages.parse(value, where="curation.stages")
+
+    def find(self, members: Path) -> list[Shard]:
+        """The source's shards, or `only` those named; raises InputError for a name that is not there."""
+        found = self.source.find(members)
+        if self.only is None:
+            return found
+        names = set(self.only)
+        if missing := sorted(names - {shard.name for shard in found}):
+            raise InputError(f"the source has no shard '{missing[0]}'", where="curation.only", fix="leave it out")
+        return [shard for shard in found if shard.name in names]

@@ -47,7 +47,7 @@ class CurationRun:
         """List the raw shards and write the list down; task K of a per-shard stage is entry K from here on."""
         path = self.folder.path("ledger", "shards.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, Plan.of(self.config.source.find(self.folder.path("ledger", "members"))).save())
+        write_atomic(path, Plan.of(self.config.find(self.folder.path("ledger", "members"))).save())
         for kept in ("plan", "shards"):
             self.__dict__.pop(kept, None)
 

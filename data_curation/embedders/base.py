@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -82,6 +83,12 @@ class Embedder(Config):
             model = openvino.convert_model(module, example_input=torch.zeros(2, 3, size, size))
         compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float32)
+
+    def lacks(self) -> str | None:
+        """What is not on this machine; nothing is fetched to find out. None when the model can be built."""
+        if self.pretrained is None or Path(self.pretrained).is_file():
+            return None
+        return f"there are no weights '{self.pretrained}' here"
 
     def load(self) -> tuple[torch.nn.Module, int, np.ndarray, np.ndarray]:
         """The module (images [n, 3, H, W] -> [n, d]), its input side in pixels, the channels' mean and deviation."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
@@ -68,3 +70,17 @@ def check_endpoint(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"'{url}' is no endpoint", where="endpoints", fix="write http://host:port/v1")
     return url
+
+
+def silent(urls: Iterable[str], seconds: float = 2.0) -> str | None:
+    """What to say when nobody listens at any of these endpoints; nothing is asked of those that do."""
+    names = []
+    for url in urls:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((str(parts.hostname), port), seconds).close()
+            return None
+        except OSError:
+            names.append(f"{parts.hostname}:{port}")
+    return f"nobody listens at {', '.join(names)}"

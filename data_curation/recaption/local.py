@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
@@ -38,6 +39,15 @@ class InProcess(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as the weights are stored
     batch_size: PositiveInt = 8
+
+    def lacks(self, model: str) -> str | None:
+        """What is not on this machine; nothing is fetched to find out."""
+        from huggingface_hub import try_to_load_from_cache
+
+        here = model == tiny.NAME or Path(model).is_dir()
+        if here or isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return None
+        return f"there is no model '{model}' here"
 
     def captioner(self, model: str, parameters: dict[str, Any], seed: int) -> LocalCaptioner:
         """Raises ConfigError for a parameter that generate() has no word for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,6 +47,16 @@ class Server(Config):
             fix = '[vllm, serve, "{model}", --port, "{port}"]'
             raise ConfigError("the server's command does not say {port}", where="command", fix=fix)
         return command
+
+    def lacks(self) -> str | None:
+        """The command, or GPUs for the replicas."""
+        if shutil.which(self.command[0]) is None:
+            return f"the command '{self.command[0]}' is not installed here"
+        try:
+            _shares(self.gpus, self.replicas)
+        except ConfigError as error:
+            return error.what
+        return None
 
     def start(self, model: str, logs: Path, name: str) -> list[Replica]:
         """The replicas, which start when they are first asked for health; their logs are LOGS/NAME-N.log.

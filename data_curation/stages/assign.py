@@ -12,11 +12,12 @@ from megavlm.platform.errors import InputError
 
 from ..arrays import read_array
 from ..features import read_half, unit
-from ..grouping import Grouping, grouping
+from ..grouping import ROWS_AT_ONCE, Grouping, grouping
 from ..kmeans.nearest import Engine, Search, searcher
 from ..kmeans.rows import ROWS_PER_PIECE
 from ..shuffle import sorted_parts, write_parts
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,12 @@ class Assign(Stage):
     def tasks(self, run: CurationRun) -> int:
         """One for each group of shards."""
         return len(grouping(run).groups)
+
+    def demand(self, size: Size) -> Demand:
+        """Every image meets every centroid."""
+        groups = max(1, min(size.shards, -(-size.images // ROWS_AT_ONCE)))
+        work = {"images": Work(size.images, groups), "comparisons": Work(size.images * size.clusters, groups)}
+        return Demand(work, rows=size.images / groups + size.clusters)
 
     def worker(self, run: CurationRun) -> Worker:
         """Loads the centroids once."""

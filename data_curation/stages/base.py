@@ -13,6 +13,8 @@ from pydantic import PrivateAttr
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
+from .demand import Demand, Size, Work
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -80,9 +82,22 @@ class Stage(Config):
         """The options that decide what the stage writes, as JSON: those that only say who does the work left out."""
         return self.model_dump(mode="json")
 
-    def effort(self, images: int) -> float:
-        """How the work of all tasks grows with the images received, in units of the stage's own (`curate pilot`)."""
-        return float(images)
+    def demand(self, size: Size) -> Demand:
+        """What it asks for at that size; by default its work grows with the images received (`curate pilot`)."""
+        tasks = size.shards if self.per_shard else 1
+        return Demand({"images": Work(size.images, tasks)}, rows=size.images / tasks)
+
+    def piloted(self, share: float) -> dict[str, Any]:
+        """Options that a run on that share of the source needs instead, to be to it what these are to the whole."""
+        return {}
+
+    def lacks(self) -> str | None:
+        """What it would need to run on this machine and does not find; None when it can be tried."""
+        return None
+
+    def stand_in(self) -> dict[str, Any] | None:
+        """Options with which a pilot that `lacks` something can try the stages after it; None: they can do without."""
+        return None
 
     def tasks(self, run: CurationRun) -> int:
         """How many tasks; the earlier stages are complete when this is asked."""

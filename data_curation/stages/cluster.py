@@ -18,8 +18,10 @@ from ..kmeans.levels import Effort, Level, Tree, grow, resampled
 from ..kmeans.lloyd import Fit
 from ..kmeans.nearest import Engine
 from ..kmeans.sample import Sample
+from ..kmeans.size import demand, piloted
 from ..kmeans.training import Training
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size
 
 if TYPE_CHECKING:
     from ..run import CurationRun
@@ -69,6 +71,14 @@ class Cluster(Stage):
     def decisive(self) -> dict[str, Any]:
         """All but `parts`: the parts' sums are exact, so the centroids are the same. Engines round differently."""
         return self.model_dump(mode="json", exclude={"parts"})
+
+    def demand(self, size: Size) -> Demand:
+        """Rows and comparisons of every pass."""
+        return demand(self, size)
+
+    def piloted(self, share: float) -> dict[str, Any]:
+        """Fewer clusters for fewer images."""
+        return piloted(self, share)
 
     def tasks(self, run: CurationRun) -> int:
         """0 ends the training, alone if need be; the others share what comes before (see rounds)."""

@@ -14,6 +14,7 @@ from ..evaluation_images import Known, hash_set, read_known, write_known
 from ..sources.base import Source
 from ..sources.parse import parse_source
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size, Work
 from .sidecar import judging_schema
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Decontaminate(Stage):
     # PDQ's 0..100, of the evaluation image: below it the hash tells too little, and only equal bytes count
     min_hash_quality: int = Field(20, ge=0, le=100)
     max_pixels: PositiveInt = 178_956_970  # larger evaluation images are noted and compared by bytes alone
+
+    def demand(self, size: Size) -> Demand:
+        """A task for each shard, after those that hash the sets, which is paid once."""
+        return Demand({"images": Work(size.images, size.shards)}, rows=size.images / size.shards)
 
     def tasks(self, run: CurationRun) -> int:
         """The sets, then the shards."""

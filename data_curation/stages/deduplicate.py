@@ -11,11 +11,14 @@ from ..arrays import write_array
 from ..deduplication.find import Finder
 from ..deduplication.images import Images, write_images
 from ..deduplication.merge import merge
-from ..grouping import grouping
+from ..grouping import ROWS_AT_ONCE, grouping
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size, Work
 
 if TYPE_CHECKING:
     from ..run import CurationRun
+
+BYTES_COMPARED = 250  # of memory, for an image whose hash is compared with all others: its facts, its key
 
 
 class Deduplicate(Stage):
@@ -70,6 +73,18 @@ class Deduplicate(Stage):
         all_hashes = [2] if self.hash_radius is not None and self.hash_scope == "all" else []
         yield [*all_hashes, *range(3 + buckets, 3 + 2 * buckets)]
         yield [0]
+
+    def demand(self, size: Size) -> Demand:
+        """Beginning and end are one task; pairs inside clusters are the buckets', all pairs of hashes one task's."""
+        buckets = max(1, min(size.clusters, -(-size.images // ROWS_AT_ONCE)))
+        inside = Work(size.images * size.images / size.clusters / 2, buckets)
+        work = {"images": Work(size.images)}
+        if self.hash_radius is not None:
+            work["hash_pairs"] = inside if self.hash_scope == "cluster" else Work(size.images * size.images / 2)
+        if self.epsilon is not None or self.wanted_fraction is not None:
+            work["feature_pairs"] = inside
+        every = self.hash_radius is not None and self.hash_scope == "all"
+        return Demand(work, rows=size.images / buckets, stated=BYTES_COMPARED * size.images if every else 0.0)
 
     def worker(self, run: CurationRun) -> Worker:
         """Whatever the task's number says."""

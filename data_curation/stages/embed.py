@@ -44,6 +44,15 @@ class Embed(ShardStage):
         """All but who decodes when. The batch stays: a matrix product of another shape may add in another order."""
         return self.model_dump(mode="json", exclude={"decode_threads", "prefetch"})
 
+    def lacks(self) -> str | None:
+        """The embedder's weights or package."""
+        lacks: Callable[[], str | None] = getattr(self.embedder, "lacks", lambda: None)
+        return lacks()
+
+    def stand_in(self) -> dict[str, Any]:
+        """Pixels, as many values as most CLIP models have."""
+        return {"embedder": {"name": "pixels", "side": 16}}
+
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
         """Builds the model; a few batches of images are in memory at a time."""
         shards = {shard.name: shard for shard in run.shards}

@@ -14,12 +14,14 @@ from megavlm.platform.shards import Sample, ShardWriter
 from ..recaption.source import RECAPTION, caption_source
 from ..source import image_field, read_samples
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size, Work
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
 # What the exported JSON says about a sample, and which sidecar knows it. Not every recipe clusters.
 FACTS = {"filter": ["width", "height"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
+BYTES_LISTED = 300  # of memory, for a sample in the list of all; measured with keys of nine digits
 NEW_CAPTION = ("caption", "model", "prompt", "prompt_sha256", "parameters")
 
 
@@ -36,6 +38,11 @@ class Export(Stage):
     def tasks(self, run: CurationRun) -> int:
         """One per output shard."""
         return -(-sum(len(run.survivors(self.name, shard.name)) for shard in run.shards) // self.samples_per_shard)
+
+    def demand(self, size: Size) -> Demand:
+        """Each worker holds the list of all samples (two names in a tuple, and a key of a Counter)."""
+        tasks = max(1, -(-size.images // self.samples_per_shard))
+        return Demand({"images": Work(size.images, tasks)}, rows=0, stated=BYTES_LISTED * size.images)
 
     def worker(self, run: CurationRun) -> Worker:
         """Task K reads only the source shards that its samples come from."""

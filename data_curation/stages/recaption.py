@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ from megavlm.platform.errors import ConfigError
 from ..ledger import writer
 from ..recaption.ask import EndpointCaptioner
 from ..recaption.cache import ResponseCache
-from ..recaption.endpoints import Asking, check_endpoint
+from ..recaption.endpoints import Asking, check_endpoint, silent
 from ..recaption.local import InProcess
 from ..recaption.page import Page
 from ..recaption.pool import Remote
@@ -23,6 +24,7 @@ from ..recaption.prompt import Prompt
 from ..recaption.reply import Captioner
 from ..recaption.server import Server, stop_all
 from .base import Outcome, ShardStage, Worker
+from .demand import Demand, Size
 from .sidecar import judging_schema
 
 if TYPE_CHECKING:
@@ -87,6 +89,17 @@ class Recaption(ShardStage):
             what = f"recaption is told to ask {' and '.join(given) or 'nobody'}"
             raise ConfigError(what, fix="give exactly one of endpoints, server, transformers")
         return self
+
+    def demand(self, size: Size) -> Demand:
+        """As every ShardStage's; a worker has all its replicas' GPUs."""
+        devices = max(1, self.server.gpus * self.server.replicas) if self.server else 1
+        return dataclasses.replace(super().demand(size), devices=devices)
+
+    def lacks(self) -> str | None:
+        """Its server's command, an endpoint that listens, or the model."""
+        if self.server:
+            return self.server.lacks()
+        return self.transformers.lacks(self.model) if self.transformers else silent(self.endpoints)
 
     @contextlib.contextmanager
     def at_work(self, run: CurationRun) -> Iterator[Worker]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import PositiveInt, model_validator
 
 from ..arrays import read_array
-from ..grouping import Grouping, grouping
+from ..grouping import ROWS_AT_ONCE, Grouping, grouping
 from ..kmeans.balance import top_down
 from ..kmeans.ranks import ranks_in_cluster
 from ..shuffle import read_part, sorted_parts, write_parts
 from .base import Outcome, Stage, Worker
+from .demand import Demand, Size, Work
 from .sidecar import judging_schema
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ class Select(Stage):
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ValueError(f"`method: {self.method}` needs `{wanted}`, and no `{other}`")
         return self
+
+    def demand(self, size: Size) -> Demand:
+        """Sorting, and never more kept than the clusters may give."""
+        most = self.target if self.nearest is None else self.nearest * size.clusters
+        return Demand({"images": Work(size.images)}, rows=min(size.images, ROWS_AT_ONCE), most=most)
+
+    def piloted(self, share: float) -> dict[str, Any]:
+        """A target is one for the whole run; `nearest` is one for each cluster, however many there are."""
+        return {} if self.target is None else {"target": max(1, round(self.target * share))}
 
     def worker(self, run: CurationRun) -> Worker:
         """One task: shards to buckets, ranks in each bucket, and back to shards."""

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from megavlm.platform.errors import ConfigError
 
 from ...recaption.cache import ResponseCache
-from ...recaption.endpoints import Asking, check_endpoint
+from ...recaption.endpoints import Asking, check_endpoint, silent
 from ...recaption.pool import Remote
 from ...recaption.reply import Answer, Failure
 from ...stages.base import ShardStage
@@ -62,6 +62,10 @@ class TextRefine(ShardStage):
         if taken := sorted(parameters.keys() & OURS):
             raise ConfigError(f"'{taken[0]}' is not for parameters to set", where="parameters", fix="leave it out")
         return parameters
+
+    def lacks(self) -> str | None:
+        """An endpoint that listens."""
+        return silent(self.endpoints)
 
     def judge(self, run: CurationRun) -> Callable[[str], tuple[pa.Table, dict[str, Any]]]:
         """Raises ConfigError when the endpoint refuses us, MegaVLMError when there is none."""
