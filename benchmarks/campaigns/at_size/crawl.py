@@ -131,7 +131,11 @@ def write_shard(folder: Path, crawl: Crawl, shard: int) -> None:
             plant, key = crawl.plant(row), crawl.key(row)
             add_sample(tar, key, plant)
             listed.append(facts(key) | {"caption": plant.caption, "status": "success", "error_message": None})
-    lost = {"caption": "lost", "status": "failed_to_download", "error_message": "HTTP Error 404: Not Found"}
+    lost: dict[str, str | None] = {
+        "caption": "lost",
+        "status": "failed_to_download",
+        "error_message": "HTTP Error 404: Not Found",
+    }
     listed += [facts(key) | lost for key in crawl.lost(shard)]
     pq.write_table(pa.Table.from_pylist(listed), f"{stem}.parquet")
     stats = {"count": len(listed), "successes": len(rows), "failed_to_download": len(listed) - len(rows)}

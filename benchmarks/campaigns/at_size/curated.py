@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import zarr
 from PIL import Image
 
+HASH_RADIUS, LEAST_QUALITY = 52, 20  # ../hash_radius.md measured them on pictures of other seeds
 TIE = 1e-6  # of a cosine: float32's sums may put two images the other way round
 THUMBNAIL = 24  # px
 BLOCK = 2000  # rows of a matrix of all pairs
@@ -25,17 +26,14 @@ Truth = dict[str, Any]
 
 
 def recipe(source: Path, clusters: int, nearest: int, embedder: dict[str, Any], executor: dict[str, Any]) -> Truth:
-    """The whole pipeline with an untrained, shrunk EVA-02; bytes and PDQ alone find duplicates.
-
-    `hash_radius` is what hash_radius.md measured on pictures of other seeds.
-    """
+    """The whole pipeline with an untrained, shrunk EVA-02; bytes and PDQ alone find duplicates."""
     stages = {
         "ingest": {},
         "filter": {"min_side": 64, "max_aspect": 3.0, "min_contrast": 4.0},
         "embed": {"embedder": {"name": "timm", "model": "eva02_tiny_patch14_224", "resize": "squash"} | embedder},
         "cluster": {"clusters": clusters, "iterations": 20, "center": True},
         "assign": {},
-        "deduplicate": {"hash_radius": 52, "min_hash_quality": 20, "epsilon": None},
+        "deduplicate": {"hash_radius": HASH_RADIUS, "min_hash_quality": LEAST_QUALITY, "epsilon": None},
         "select": {"nearest": nearest},
         "export": {"samples_per_shard": 500},
     }
