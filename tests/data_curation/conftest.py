@@ -118,7 +118,7 @@ def crawl(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return tmp_path / "raw", small_crawl(tmp_path / "raw")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools() -> Any:
     """This file's functions, since test folders are no packages."""
     import types

@@ -17,7 +17,8 @@ WITH_MODEL = [name for name in RECIPES if "model" in load_recipe(name).sections]
 def test_it_resolves_and_says_where_every_value_comes_from(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.sections and recipe.description
-    assert set(recipe.origins.values()) <= {"default", f"recipe {name}"}
+    assert f"recipe {name}" in recipe.origins.values()
+    assert set(recipe.origins.values()) <= {"default", *(f"recipe {other}" for other in RECIPES)}
     assert all(key in recipe.origins for key in recipe.sources)
 
 
