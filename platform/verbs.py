@@ -43,7 +43,9 @@ VERBS: dict[str, Verb] = {
     "curate select": Verb(
         "data", "the funnel under another threshold, from sidecars", "megavlm.data_curation.what_if.verb:main"
     ),
-    "curate pilot": Verb("data", "a few thousand rows, with measured rates and a forecast", None),
+    "curate pilot": Verb(
+        "data", "a few thousand rows, with measured rates and a forecast", "megavlm.data_curation.pilot.verb:main"
+    ),
     "data convert": Verb("data", "other formats to shards", None),
     "data sources": Verb("data", "every data set a recipe wants and its state here", None),
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
