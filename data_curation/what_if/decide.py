@@ -39,11 +39,13 @@ class Line:
 
 
 def present(run: CurationRun) -> list[Line]:
-    """The run's own funnel; raises InputError when it is not finished."""
+    """The run's own funnel; raises InputError when it is not finished, or not as it is configured now."""
     told = funnel(run)
-    if not run.folder.finished or any(not line["done"] for line in told if run.config.stages[line["stage"]].judges):
+    undone = [line["stage"] for line in told if not line["done"] and run.config.stages[line["stage"]].judges]
+    if undone or not run.folder.finished:
+        what = f"stage '{undone[0]}' was not run as config.yaml has it" if undone else "this run is not finished"
         fix = f"megavlm curate run {run.folder.root}/config.yaml --out {run.folder.root}"
-        raise InputError("this run is not finished", where=str(run.folder.root), fix=fix)
+        raise InputError(what, where=str(run.folder.root), fix=fix)
     return [Line(line["stage"], line["in"], line["kept"], line["dropped"], seconds=line["seconds"]) for line in told]
 
 

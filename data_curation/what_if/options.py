@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megavlm.platform.config.tree import merge, nest, parse_yaml
-from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.errors import ConfigError
 
 from ..config import CurationConfig
 from ..run import CurationRun
@@ -59,14 +59,11 @@ def parse_asked(run: CurationRun, words: Sequence[str]) -> list[Asked]:
 def _parse(run: CurationRun, word: str) -> Asked:
     key, equals, text = word.partition("=")
     key = key.removeprefix(f"{WHERE}.")
-    names = list(run.config.stages.root)
-    stage = next((name for name in names if key.startswith(f"{name}.")), None)  # a name may be "package.module:Class"
+    stages = run.config.stages.root
+    stage = next((name for name in stages if key.startswith(f"{name}.")), None)  # may be "package.module:Class"
     if stage is None or not equals:
-        raise ConfigError(
-            f"'{word}' names no option of a stage of this run",
-            where="--what-if",
-            fix=f"write STAGE.OPTION=VALUE; {did_you_mean(key.partition('.')[0], names)}",
-        )
+        what = f"'{word}' names no option of a stage of this run"
+        raise ConfigError(what, where="--what-if", fix=f"write STAGE.OPTION=VALUE; STAGE is one of {_known(run)}")
     # The list's brackets leave commas inside brackets of the values' own alone.
     values = parse_yaml(f"[{text}]", where=f"--what-if {word}")
     if not values:
@@ -79,13 +76,16 @@ def _refuse_measuring(run: CurationRun, asked: Asked) -> None:
     measures = asked.option.partition(".")[0] in stage.measures_by
     if stage.from_sidecars and not measures:
         return
-    known = [name for name, other in run.config.stages.root.items() if other.from_sidecars]
     what = f"'{asked.key}' decides what is measured" if measures else f"stage '{asked.stage}' is not decided anew"
     raise ConfigError(
-        f"{what}, and `curate select` reads only what was measured; it can ask about: {', '.join(known) or 'none'}",
+        f"{what}, and `curate select` reads only what was measured; it can ask about {_known(run)}",
         where=f"{WHERE}.{asked.key}",
         fix=f"run it in a copy: {command_in_a_copy(run, {asked.key: asked.values[0]})}",
     )
+
+
+def _known(run: CurationRun) -> str:
+    return ", ".join(stage.name for stage in run.config.stages if stage.from_sidecars) or "none"
 
 
 def at_present(run: CurationRun, asked: Sequence[Asked]) -> Variant:

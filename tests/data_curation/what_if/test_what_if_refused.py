@@ -32,7 +32,7 @@ def test_what_is_measured_takes_a_run_and_the_command_is_told(finished, ask, wor
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("selekt.nearest=3", "did you mean 'select'?"),
+        ("selekt.nearest=3", "filter, decontaminate, deduplicate, select, check_captions"),
         ("nearest=3", "STAGE.OPTION=VALUE"),
         ("select.nearest", "STAGE.OPTION=VALUE"),
         ("seed=3", "STAGE.OPTION=VALUE"),
@@ -69,7 +69,7 @@ def test_a_run_whose_configuration_was_changed_and_not_run_is_not_finished(finis
     folder = copy_of(finished)
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("nearest: 7", "nearest: 6"))
-    assert "not finished" in ask(folder, "select.nearest=3", code=2)["error"]["what"]
+    assert "'select' was not run as" in ask(folder, "select.nearest=3", code=2)["error"]["what"]
 
 
 def test_without_a_run_or_a_question_there_is_no_answer(finished, capsys):
