@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,13 @@ class WhatIf:
                 self.known[key] = line
             lines.append(line)
         return lines
+
+    def forget(self, left: Sequence[Plan]) -> None:
+        """Remove what stages wrote that none of the plans that are left shares: at size each is a pile of files."""
+        wanted = {name for plan in left for name in plan.prints.values()}
+        for folder in self.scratch.iterdir():
+            if folder.name not in wanted:
+                shutil.rmtree(folder)
 
     def _line(self, view: View, stage: Stage, received: int, how: str) -> Line:
         outcome = self._anew(view, stage) if how == ANEW else self._standing(view, stage, received)

@@ -62,8 +62,11 @@ def count(run: CurationRun, now: list[Line], plans: Sequence[Plan]) -> list[list
     """The funnel of each plan. What stages write on the way lies in a temporary folder ($TMPDIR), which goes."""
     bar: Progress[object] = progress(label="what if", unit="task")
     with tempfile.TemporaryDirectory(prefix="megavlm-what-if-") as scratch, bar:
-        what_if = WhatIf(run, now, Path(scratch), bar)
-        return [what_if.funnel(plan) for plan in plans]
+        what_if, funnels = WhatIf(run, now, Path(scratch), bar), []
+        for place, plan in enumerate(plans):
+            funnels.append(what_if.funnel(plan))
+            what_if.forget(plans[place + 1 :])
+        return funnels
 
 
 def _tell(

@@ -56,7 +56,7 @@ def test_each_combination_of_values_is_a_column_that_equals_asking_for_it_alone(
         for radius, nearest in itertools.product((4, 60), (2, 5, 9))
     ]
     assert [options for options, _ in found] == expected
-    for options, funnel in found[::2]:
+    for options, funnel in found[1::2]:
         words = [f"{key}={value}" for key, value in options.items()]
         assert ask(finished, *words)["what_if"][0]["funnel"] == funnel
 
