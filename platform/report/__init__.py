@@ -1,6 +1,8 @@
 """Reports: one self-contained HTML file, and the table of who adds what to a run's report."""
 
 from .builder import Report
+from .cases import Case
+from .panels import Density, Histogram
 from .sections import REPORT_SECTIONS, add_sections
 
-__all__ = ["REPORT_SECTIONS", "Report", "add_sections"]
+__all__ = ["REPORT_SECTIONS", "Case", "Density", "Histogram", "Report", "add_sections"]

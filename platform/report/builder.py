@@ -16,7 +16,9 @@ from markupsafe import Markup
 from ..cli import version
 from ..runs.lines import write_whole
 from . import charts
+from .cases import Case, runs
 from .format import Cell, cell
+from .panels import Panel
 
 RESOURCES = Path(__file__).parent / "resources"
 PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
@@ -83,9 +85,11 @@ class Report:
         x_label: str = "",
         y_label: str = "",
         log_y: bool = False,
+        log_x: bool = False,
+        marks: Mapping[str, float] | None = None,
     ) -> None:
-        """One line per entry of `series`, a list of (x, y); a y that is NaN leaves a gap."""
-        self._chart(title, charts.lines(series, x_label, y_label, log_y))
+        """One line per entry of `series`, a list of (x, y) with gaps where y is NaN; `marks` are levels by name."""
+        self._chart(title, charts.lines(series, x_label, y_label, log_y, log_x, marks))
 
     def bar_chart(
         self,
@@ -96,6 +100,30 @@ class Report:
     ) -> None:
         """Horizontal bars by label, or groups of bars by label and series; `marks` are reference lines by name."""
         self._chart(title, charts.bars(bars, x_label, marks or {}))
+
+    def stacked_bars(self, title: str, bars: Mapping[str, Mapping[str, int]], x_label: str = "") -> None:
+        """Horizontal bars by label, each made of the parts of its series side by side."""
+        self._chart(title, charts.stacked(bars, x_label))
+
+    def panels(self, title: str, panels: Iterable[Panel]) -> None:
+        """Small charts, two side by side where the page is wide enough, each with its heading and its note."""
+        drawn = [
+            (panel.title, panel.note, Markup(charts.with_prefix(panel.svg(), f"{self._prefix()}{place}-")))
+            for place, panel in enumerate(panels)
+        ]
+        self._add(self._blocks.panels(title, drawn))
+
+    def picture(self, title: str, data: bytes, caption: str, width: int) -> None:
+        """One encoded picture, as wide as the page has room for and at most `width` CSS pixels."""
+        self._add(self._blocks.picture(title, _data_uri(data), caption, int(width)))
+
+    def cases(self, title: str, cases: Iterable[Case], size: int = 144) -> None:
+        """Rows of pictures in boxes of `size` CSS pixels with what is to be said about them together."""
+        rows = [
+            ([(_data_uri(data), text) for data, text in case.pictures], [(label, runs(t)) for label, t in case.texts])
+            for case in cases
+        ]
+        self._add(self._blocks.cases(title, rows, int(size)))
 
     def gallery(self, title: str, pictures: Iterable[tuple[bytes, str]], size: int = 144) -> None:
         """Encoded pictures (JPEG, PNG, GIF, WebP) with captions, shown in boxes of `size` CSS pixels.
@@ -123,8 +151,11 @@ class Report:
         )
 
     def _chart(self, title: str, svg: str) -> None:
-        prefix = f"c{sum(len(section.blocks) for section in self.sections)}-"
-        self._add(self._blocks.chart(title, Markup(charts.with_prefix(svg, prefix))))
+        self._add(self._blocks.chart(title, Markup(charts.with_prefix(svg, self._prefix()))))
+
+    def _prefix(self) -> str:
+        """Of the ids in the next block."""
+        return f"c{sum(len(section.blocks) for section in self.sections)}-"
 
     def _add(self, block: Markup) -> None:
         self.sections[-1].blocks.append(Markup(block))
