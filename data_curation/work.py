@@ -31,7 +31,7 @@ def work(run: CurationRun, stage_name: str, tasks: Sequence[int]) -> None:
     if not todo:
         return
     failed = {}
-    with stage.at_work(run) as worker:
+    with stage.at_work(run, todo) as worker:
         for task in todo:
             try:
                 _do(run, stage_name, worker, last[task], prints[task])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import httpx2
 
 from megavlm.platform.errors import ConfigError, MegaVLMError
 
+from .desk import Desk
 from .endpoint import Secret, Trouble, body, request
+from .page import Page
 from .pool import NoEndpoint, Place, Pool
-from .reply import Answer, Failure, Keep, Question, Reply
+from .question import Question
+from .reply import Answer, Failure, Reply
 
 ENOUGH = 16  # questions that came to nothing, and none that did not: then it is not the questions
 
@@ -34,7 +37,7 @@ class Manners:
 
 
 class EndpointCaptioner:
-    """Asks OpenAI-compatible endpoints, each shard with connections of its own."""
+    """Asks OpenAI-compatible endpoints."""
 
     def __init__(
         self,
@@ -50,38 +53,44 @@ class EndpointCaptioner:
         self._good = self._bad = 0
         self._gave_up = False
 
-    def identity(self) -> dict[str, Any]:
-        """Endpoints that serve one model are taken to say the same."""
-        return {}
+    def answer(self, pages: Iterator[Page[Any]]) -> Generator[Page[Any], None, None]:
+        """See Captioner. A page fails with ConfigError when the endpoint refuses us, MegaVLMError when there is none.
 
-    def answers(self, questions: Iterator[Question], keep: Keep) -> dict[str, Answer]:
-        """See Captioner. Raises ConfigError when the endpoint refuses us, MegaVLMError when there is none."""
-        answers: dict[str, Answer] = {}
-        try:
-            asyncio.run(self._answer_all(_Source(questions), keep, answers))
-        except BaseExceptionGroup as group:
-            error = _first(group)
-            self._gave_up = isinstance(error, NoEndpoint)  # the next shard looks once and does not wait again
-            if self._gave_up:
-                self.close()
-            raise error from None
-        return answers
+        Between two pages nothing is done: whoever takes one should be quick to ask for the next.
+        """
+        with asyncio.Runner() as runner:
+            desk = Desk(pages)
+            attending = runner.get_loop().create_task(self._attend(desk))
+            while (page := runner.run(_finished(desk, attending))) is not None:
+                yield page
 
     def close(self) -> None:
         """End the servers, if they are ours."""
         self._end()
 
-    async def _answer_all(self, source: _Source, keep: Keep, answers: dict[str, Answer]) -> None:
-        pool = Pool(self.places, self.manners.health, 0.0 if self._gave_up else self.manners.patience_seconds)
-        first = await source.next()
-        if first is None:  # a shard that is all in the cache starts no server and asks nobody
+    async def _attend(self, desk: Desk) -> None:
+        """Until there are no more questions. What goes wrong costs the pages in hand; the next ones try again."""
+        while not desk.over:
+            try:
+                await self._answer_all(desk)
+            except Exception as group:
+                error = _first(group)
+                self._gave_up = isinstance(error, NoEndpoint)  # the next one looks once and does not wait again
+                if self._gave_up:
+                    self.close()
+                await desk.give_up(error)
+
+    async def _answer_all(self, desk: Desk) -> None:
+        first = await desk.next()
+        if first is None:  # where all is in the cache no server is started and nobody asked
             return
-        source.put_back(first)
+        desk.put_back(*first)
+        pool = Pool(self.places, self.manners.health, 0.0 if self._gave_up else self.manners.patience_seconds)
         async with self._client() as client, asyncio.TaskGroup() as outer:
             watch = outer.create_task(pool.watch(client, self.secret.hide))
             async with asyncio.TaskGroup() as inner:
                 for _ in range(self.manners.concurrency):
-                    inner.create_task(self._work(source, pool, client, keep, answers))
+                    inner.create_task(self._work(desk, pool, client))
             watch.cancel()
 
     def _client(self) -> httpx2.AsyncClient:
@@ -92,14 +101,12 @@ class EndpointCaptioner:
             trust_env=self.manners.proxies,
         )
 
-    async def _work(
-        self, source: _Source, pool: Pool, client: httpx2.AsyncClient, keep: Keep, answers: dict[str, Answer]
-    ) -> None:
-        while (question := await source.next()) is not None:
+    async def _work(self, desk: Desk, pool: Pool, client: httpx2.AsyncClient) -> None:
+        while (taken := await desk.next()) is not None:
+            page, question = taken
             answer = await self._ask(question, pool, client)
-            if isinstance(answer, Reply):
-                keep(question, answer)
-            answers[question.key] = answer
+            page.put(question, answer)
+            desk.stir()
             self._count(answer)
 
     async def _ask(self, question: Question, pool: Pool, client: httpx2.AsyncClient) -> Answer:
@@ -109,7 +116,7 @@ class EndpointCaptioner:
             outcome = await request(client, member.place.url(), content, self.manners.timeout_seconds)
             if isinstance(outcome, Reply):
                 pool.praise(member)
-                return Reply(self.secret.hide(outcome.text), outcome.finish, asked + 1)
+                return dataclasses.replace(outcome, text=self.secret.hide(outcome.text), attempts=asked + 1)
             if outcome.hopeless:
                 raise self._refused(member.place.url(), outcome)
             asked += not outcome.unreached
@@ -129,7 +136,8 @@ class EndpointCaptioner:
         self._bad += isinstance(answer, Failure)
         if isinstance(answer, Failure) and not self._good and self._bad >= ENOUGH:
             what = f"none of the first {self._bad} questions was answered; the last one: {answer.detail}"
-            raise MegaVLMError(what, where="curation.stages.recaption", fix="see the server's log")
+            where = ", ".join(place.url() for place in self.places)
+            raise MegaVLMError(what, where=where, fix="see the server's log")
 
     def _refused(self, url: str, trouble: Trouble) -> ConfigError:
         fix = f"check that it serves model '{self.model}' there, and api_key_env (docs/curation.md)"
@@ -138,28 +146,17 @@ class EndpointCaptioner:
         )
 
 
-class _Source:
-    """Questions for many who ask at once. They are made (read, decoded) in a thread, so that answers are not kept."""
-
-    def __init__(self, questions: Iterator[Question]) -> None:
-        self._questions, self._lock = questions, asyncio.Lock()
-        self._held: list[Question] = []
-
-    async def next(self) -> Question | None:
-        """The next one; None when there are no more."""
-        if self._held:
-            return self._held.pop()
-        async with self._lock:
-            return await asyncio.to_thread(next, self._questions, None)
-
-    def put_back(self, question: Question) -> None:
-        """For whoever asks next."""
-        self._held.append(question)
+async def _finished(desk: Desk, attending: asyncio.Task[None]) -> Page[Any] | None:
+    """The next page that is; raises what ended those who attend to it."""
+    page = asyncio.ensure_future(desk.finished())
+    await asyncio.wait({page, attending}, return_when=asyncio.FIRST_COMPLETED)
+    if attending.done():
+        attending.result()
+    return await page
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first(error: Exception) -> Exception:
     """The first error of a group of groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -9,12 +9,14 @@ from typing import Any
 
 import httpx2
 
-from .picture import data_uri
-from .reply import Question, Reply
+from .question import Question
+from .reply import Reply
 
 MOST_BYTES = 8 << 20  # of an answer; a caption is a few thousand
 SHOWN = 300  # characters of a server's complaint that are kept
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # may go better next time
+TOKENS = ("prompt_tokens", "completion_tokens")
+MOST_TOKENS = 1 << 31  # in one request; more is nonsense
 REFUSED = {401, 403, 404}  # key, rights, path or model: every other question would fare the same
 
 
@@ -52,12 +54,8 @@ class Secret:
 
 
 def body(model: str, parameters: dict[str, Any], question: Question) -> dict[str, Any]:
-    """A chat completion request with one image and one text (platform.openai.com/docs/api-reference/chat)."""
-    content = [
-        {"type": "image_url", "image_url": {"url": data_uri(question.image, question.mime)}},
-        {"type": "text", "text": question.text},
-    ]
-    return {"model": model, "messages": [{"role": "user", "content": content}], **parameters}
+    """A chat completion request (platform.openai.com/docs/api-reference/chat)."""
+    return {"model": model, "messages": question.messages(), **parameters}
 
 
 async def request(client: httpx2.AsyncClient, url: str, content: dict[str, Any], seconds: float) -> Reply | Trouble:
@@ -97,7 +95,8 @@ def caption_of(data: bytes) -> Reply | Trouble:
     if len(data) > MOST_BYTES:
         return Trouble(f"an answer of more than {MOST_BYTES} bytes")
     try:
-        choice = json.loads(data)["choices"][0]
+        told = json.loads(data)
+        choice = told["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Trouble(f"no chat completion: {data[:SHOWN].decode(errors='replace')}")
@@ -105,7 +104,14 @@ def caption_of(data: bytes) -> Reply | Trouble:
         return Trouble(f"no text in the answer: {data[:SHOWN].decode(errors='replace')}")
     if not text.isascii():
         text = text.encode(errors="replace").decode()  # JSON can carry half a surrogate pair, Parquet cannot
-    return Reply(text.strip(), finish if isinstance(finish, str) else None)
+    return Reply(text.strip(), finish if isinstance(finish, str) else None, **_tokens(told))
+
+
+def _tokens(told: dict[str, Any]) -> dict[str, int]:
+    """The server's counts, where it gives any that can be."""
+    usage = told.get("usage")
+    counts = {name: usage.get(name) for name in TOKENS} if isinstance(usage, dict) else {}
+    return {name: count for name, count in counts.items() if type(count) is int and 0 <= count < MOST_TOKENS}
 
 
 def _retry_after(response: httpx2.Response) -> float:

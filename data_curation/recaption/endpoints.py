@@ -48,7 +48,7 @@ class Asking(Config):
         value = os.environ.get(self.api_key_env, "").strip()
         if not value or not (value.isascii() and value.isprintable()):
             what = f"${self.api_key_env} is {'not a key' if value else 'not set'}"
-            raise ConfigError(what, where="curation.stages.recaption.asking.api_key_env", fix="export it first")
+            raise ConfigError(what, where="asking.api_key_env", fix="export it first")
         return Secret(value)
 
     @field_validator("api_key_env")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,9 @@ from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, InputError, did_you_mean
 
 from . import tiny
-from .reply import Answer, Keep, Question, Reply
+from .page import Page
+from .question import AboutImage
+from .reply import Reply
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,10 @@ class InProcess(Config):
             return None
         return f"there is no model '{model}' here"
 
+    def decisive(self) -> dict[str, Any]:
+        """What moves words now and then. Batches move them as well, and servers batch as they like."""
+        return {"dtype": self.dtype}
+
     def captioner(self, model: str, parameters: dict[str, Any], seed: int) -> LocalCaptioner:
         """Raises ConfigError for a parameter that generate() has no word for."""
         if unknown := sorted(parameters.keys() - GENERATE.keys()):
@@ -65,24 +71,22 @@ class LocalCaptioner:
         self.options, self.model, self.parameters, self.seed = options, model, parameters, seed
         self._loaded: tuple[Any, Any] | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """The precision moves words now and then."""
-        return {"dtype": self.options.dtype}
-
-    def answers(self, questions: Iterator[Question], keep: Keep) -> dict[str, Answer]:
-        """See Captioner; every question gets a reply. Raises InputError when the model cannot be loaded."""
-        answers: dict[str, Answer] = {}
-        while block := list(islice(questions, self.options.batch_size)):
-            for question, reply in zip(block, self._describe(block), strict=True):
-                keep(question, reply)
-                answers[question.key] = reply
-        return answers
+    def answer(self, pages: Iterator[Page[Any]]) -> Generator[Page[Any], None, None]:
+        """See Captioner; every question gets a reply. A page fails with InputError when there is no such model."""
+        for page in pages:
+            try:
+                while block := list(islice(iter(page.next, None), self.options.batch_size)):
+                    for question, reply in zip(block, self._describe(block), strict=True):
+                        page.put(question, reply)
+            except Exception as error:
+                page.fail(error)
+            yield page
 
     def close(self) -> None:
         """Let go of the model."""
         self._loaded = None
 
-    def _describe(self, block: list[Question]) -> list[Reply]:
+    def _describe(self, block: list[AboutImage]) -> list[Reply]:
         import torch
 
         self._loaded = self._loaded or self._load()
@@ -90,8 +94,8 @@ class LocalCaptioner:
         inputs = self._inputs(processor, block).to(model.device)
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode(), torch.random.fork_rng(enabled=self._samples):
-            if self._samples:
+        with torch.inference_mode(), torch.random.fork_rng(enabled=samples(self.parameters)):
+            if samples(self.parameters):
                 torch.manual_seed(self.seed)
             out = model.generate(**inputs, **self._generation())
         made = out[:, inputs["input_ids"].shape[1] :]
@@ -120,7 +124,7 @@ class LocalCaptioner:
             raise InputError(what, where="curation.stages.recaption.model", fix="give a folder or an id") from None
         return model.to("cuda" if cuda else "cpu").eval(), processor
 
-    def _inputs(self, processor: Any, block: list[Question]) -> Any:
+    def _inputs(self, processor: Any, block: list[AboutImage]) -> Any:
         from PIL import Image
 
         talks = [
@@ -144,16 +148,12 @@ class LocalCaptioner:
             processor_kwargs={"padding": True},
         )
 
-    @property
-    def _samples(self) -> bool:
-        return float(self.parameters.get("temperature", 0.0)) > 0
-
     def _generation(self) -> dict[str, Any]:
-        """generate()'s arguments; temperature 0 means the likeliest token each time, as servers take it."""
+        """generate()'s arguments."""
         named = {GENERATE[name]: value for name, value in self.parameters.items()}
-        if not self._samples:
+        if not samples(self.parameters):
             named.pop("temperature", None)
-        return named | {"do_sample": self._samples}
+        return named | {"do_sample": samples(self.parameters)}
 
     def _ended(self, model: Any, made: torch.Tensor) -> list[bool]:
         """Per reply, whether the model ended it by itself."""
@@ -161,3 +161,8 @@ class LocalCaptioner:
 
         ends = torch.tensor(model.generation_config.eos_token_id, device=made.device).reshape(-1)
         return torch.isin(made, ends).any(dim=1).tolist()
+
+
+def samples(parameters: dict[str, Any]) -> bool:
+    """Whether words are drawn, by a seed; temperature 0 means the likeliest token each time, as servers take it."""
+    return float(parameters.get("temperature", 0.0)) > 0

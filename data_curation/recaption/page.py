@@ -1,78 +1,114 @@
-"""One shard's captions: those in the cache, and those that have to be asked for."""
+"""The questions of one shard: what the cache knows, what has to be asked, and what came of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
-from megavlm.platform.errors import InputError
-from megavlm.platform.images import BadImage
+from .cache import ResponseCache
+from .question import Question
+from .reply import Answer, Failure, Reply
 
-from ..source import Shard, image_bytes, read_samples
-from .cache import ResponseCache, address
-from .picture import picture
-from .prompt import Prompt
-from .reply import Answer, Captioner, Failure, Question, Reply
-
-if TYPE_CHECKING:
-    from ..stages.recaption import Recaption
-
-Row = dict[str, Any]
+Q = TypeVar("Q", bound=Question)
 
 
-class Page:
-    """The work on one shard."""
+@dataclasses.dataclass(frozen=True)
+class Wanted(Generic[Q]):
+    """A sample's question, by its address in the cache; it is made only where the cache has no reply."""
 
-    def __init__(self, stage: Recaption, prompt: Prompt, captioner: Captioner, cache: ResponseCache) -> None:
-        self.stage, self.prompt, self.captioner, self.cache = stage, prompt, captioner, cache
-        self.addresses: dict[str, str] = {}  # sample key -> cache key
-        self.answers: dict[str, Answer] = {}  # cache key -> what came of it
+    sample: str
+    address: str
+    make: Callable[[], Q | Failure]
 
-    def fill(self, shard: Shard, samples: list[Row]) -> tuple[list[Row], dict[str, Any]]:
-        """The sidecar's rows, in the order of `samples` (rows with key, caption and metadata), and what to note.
 
-        Raises what the captioner raises, and InputError when the shard lacks a sample.
-        """
-        self.cache.refresh()
-        questions = self._questions(shard, {row["key"]: row for row in samples})
-        asked = self.captioner.answers(questions, lambda question, reply: self.cache.put(question.key, reply))
-        notes = {"asked": len(asked), "known": len(self.answers), "requests": sum(a.attempts for a in asked.values())}
-        self.answers |= asked
-        if lost := [row["key"] for row in samples if row["key"] not in self.addresses]:
-            what = f"shard {shard.name} lacks {len(lost)} samples, '{lost[0]}' among them"
-            raise InputError(what, fix="the raw shard changed during the run; run again")
-        return [self._row(row["key"]) for row in samples], notes
+class Page(Generic[Q]):
+    """One at a time calls `next`, in a thread; the answers are put from another one."""
 
-    def _questions(self, shard: Shard, told: dict[str, Row]) -> Iterator[Question]:
-        """Those that nobody has answered. Two samples that are alike are one question."""
-        asked: set[str] = set()
-        for sample in read_samples(shard, told):
-            data, row = image_bytes(sample), told[sample.key]
-            text = self.prompt.fill(row["caption"], row["metadata"])
-            key = self.addresses[sample.key] = self._address(data, text)
-            if key in asked or key in self.answers:
-                continue
-            if (reply := self.cache.get(key)) is not None:
-                self.answers[key] = reply
-                continue
-            try:
-                question = Question(key, *picture(data, self.stage.max_side), text)
-            except BadImage as error:
-                self.answers[key] = Failure(error.what)
-                continue
-            asked.add(key)
-            yield question
+    def __init__(
+        self,
+        name: str,
+        wanted: Iterator[Wanted[Q]],
+        cache: ResponseCache,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self._cache, self._told = name, cache, told
+        self._wanted = self._with_all_that_is_known(wanted)
+        self._addresses: dict[str, str] = {}  # sample -> address
+        self._known: dict[str, Answer] = {}  # address -> what the cache says, or why there is no question
+        self._asked: dict[str, Answer] = {}  # address -> what came of it
+        self._awaited: set[str] = set()
+        self._all = False
+        self._error: Exception | None = None
 
-    def _address(self, image: bytes, text: str) -> str:
-        stage = self.stage
-        decisive = {"model": stage.model, "text": text, "parameters": stage.parameters, "max_side": stage.max_side}
-        return address(image, **decisive, **self.captioner.identity())
+    def next(self) -> Q | None:
+        """The next question that nobody has answered; None when there is none. What goes wrong, fails the page."""
+        try:
+            for one in self._wanted:
+                self._addresses[one.sample] = one.address
+                if (question := self._question(one)) is not None:
+                    self._awaited.add(question.key)
+                    return question
+        except Exception as error:
+            self.fail(error)
+        self._all = True
+        return None
 
-    def _row(self, key: str) -> Row:
-        answer, stage = self.answers[self.addresses[key]], self.stage
-        row: Row = {"key": key, "attempts": answer.attempts, "model": stage.model, "prompt": stage.prompt}
-        row |= {"prompt_sha256": self.prompt.sha256, "parameters": json.dumps(stage.parameters, sort_keys=True)}
+    def _with_all_that_is_known(self, wanted: Iterator[Wanted[Q]]) -> Iterator[Wanted[Q]]:
+        self._cache.refresh()  # other workers', and those of the pages before
+        yield from wanted
+
+    def _question(self, one: Wanted[Q]) -> Q | None:
+        """Two samples that are alike are one question."""
+        if one.address in self._known or one.address in self._awaited or one.address in self._asked:
+            return None
+        known = self._cache.get(one.address) or one.make()
+        if isinstance(known, Reply | Failure):
+            self._known[one.address] = known
+            return None
+        return known
+
+    def put(self, question: Question, answer: Answer) -> None:
+        """A reply is on disk before anything else is done with it."""
         if isinstance(answer, Reply):
-            return row | {"keep": True, "caption": answer.text, "finish_reason": answer.finish}
-        return row | {"keep": False, "reason": "recaption_failed", "detail": answer.detail}
+            self._cache.put(question.key, answer)
+        self._asked[question.key] = answer
+        self._awaited.discard(question.key)
+        self._told()
+
+    def fail(self, error: Exception) -> None:
+        """There will be no result."""
+        self._error = self._error or error
+
+    @property
+    def finished(self) -> bool:
+        """Whether `answers` has something to say."""
+        return self._error is not None or (self._all and not self._awaited)
+
+    def answers(self) -> dict[str, Answer]:
+        """Sample -> answer. Raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        found = self._known | self._asked
+        return {sample: found[address] for sample, address in self._addresses.items()}
+
+    def notes(self) -> dict[str, Any]:
+        """Counts for the ledger. Tokens are those of all its replies, whenever they were asked for."""
+        notes = {"asked": len(self._asked), "known": len(self._known)}
+        notes["requests"] = sum(answer.attempts for answer in self._asked.values())
+        replies = [answer for answer in (self._known | self._asked).values() if isinstance(answer, Reply)]
+        for name in ("prompt_tokens", "completion_tokens"):
+            notes[name] = sum(getattr(reply, name) or 0 for reply in replies)
+        return notes
+
+
+class Captioner(Protocol):
+    """Answers pages of questions. Made once per worker process, then closed."""
+
+    def answer(self, pages: Iterator[Page[Any]]) -> Generator[Page[Any], None, None]:
+        """The same pages in order, each when it is finished; those after it may be under way by then."""
+        ...
+
+    def close(self) -> None:
+        """End what was started. Called once more, it does nothing."""
+        ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 from PIL import Image
@@ -29,11 +28,6 @@ def picture(data: bytes, max_side: int) -> tuple[bytes, str]:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=95) if lossy else image.save(out, "PNG")
     return out.getvalue(), MIME["JPEG" if lossy else "PNG"]
-
-
-def data_uri(image: bytes, mime: str) -> str:
-    """RFC 2397."""
-    return f"data:{mime};base64,{base64.b64encode(image).decode()}"
 
 
 def _plain(data: bytes) -> bool:

@@ -122,7 +122,7 @@ class Pool:
         except httpx2.HTTPError as error:
             return Trouble(f"{type(error).__name__}: {error}")
         if response.status_code in (401, 403):
-            fix = "curation.stages.recaption.api_key_env names the variable that holds the key"
+            fix = "asking.api_key_env names the variable that holds the key"
             raise ConfigError(f"HTTP {response.status_code}: a key is wanted", where=member.place.url(), fix=fix)
         # any other answer comes from a server that works: not every one offers such a URL
         return Trouble(f"HTTP {response.status_code}") if response.status_code >= 500 else None

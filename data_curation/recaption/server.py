@@ -156,7 +156,7 @@ def _shares(gpus: int, replicas: int) -> list[list[str]]:
     visible = told.split(",") if told else [str(number) for number in range(gpus * replicas)]
     if len(visible) < gpus * replicas:
         what = f"{replicas} replicas of {gpus} GPUs each, and {GPUS} lists {len(visible)}"
-        raise ConfigError(what, where="curation.stages.recaption.server", fix="lower gpus or replicas")
+        raise ConfigError(what, where="server", fix="lower gpus or replicas")
     return [visible[number * gpus : (number + 1) * gpus] for number in range(replicas)]
 
 

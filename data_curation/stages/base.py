@@ -126,10 +126,10 @@ class Stage(Config):
         return self.worker(run)
 
     @contextlib.contextmanager
-    def at_work(self, run: CurationRun) -> Iterator[Worker]:
-        """The worker for as long as there are tasks for it; a stage whose worker holds more than memory ends that here.
+    def at_work(self, run: CurationRun, tasks: Sequence[int]) -> Iterator[Worker]:
+        """The worker for `tasks`, in this order; a stage whose worker holds more than memory ends that here.
 
-        Only such a stage defines it, instead of `worker`.
+        Only such a stage, or one that does something for the next task meanwhile, defines it, instead of `worker`.
         """
         yield self.worker(run)
 

@@ -2,65 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import PositiveInt, ValidationInfo, field_validator
 
-from megavlm.platform.errors import ConfigError
+from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.images import BadImage
 
-from ..ledger import writer
-from ..recaption.ask import EndpointCaptioner
-from ..recaption.cache import ResponseCache
-from ..recaption.endpoints import Asking, check_endpoint, silent
-from ..recaption.local import InProcess
-from ..recaption.page import Page
-from ..recaption.pool import Remote
+from ..recaption.asked import Asked
+from ..recaption.cache import address
+from ..recaption.local import InProcess, samples
+from ..recaption.page import Captioner, Wanted
+from ..recaption.picture import picture
 from ..recaption.prompt import Prompt
-from ..recaption.reply import Captioner
-from ..recaption.server import Server, stop_all
-from .base import Outcome, ShardStage, Worker
-from .demand import Demand, Size
-from .sidecar import judging_schema
+from ..recaption.question import AboutImage
+from ..recaption.reply import Answer, Failure
+from ..source import image_bytes, read_samples
 
 if TYPE_CHECKING:
     from ..run import CurationRun
 
-SCHEMA = judging_schema(
-    caption=pa.string(),
-    finish_reason=pa.string(),  # "stop", "length" where max_tokens cut the caption, or what else the server says
-    attempts=pa.int16(),  # requests that were made for it
-    model=pa.string(),
-    prompt=pa.string(),
-    prompt_sha256=pa.string(),
-    parameters=pa.string(),  # JSON
-)
-OURS = ("model", "messages", "stream", "n", "tools")  # parts of a request that parameters may not set
 
-
-class Recaption(ShardStage):
-    """RUN/recaption/SHARD.parquet: the new captions. A sample without one is dropped as recaption_failed.
-
-    Exactly one of `endpoints`, `server` and `transformers` says who is asked.
-    """
+class Recaption(Asked):
+    """RUN/recaption/SHARD.parquet: the new captions. A sample without one is dropped as recaption_failed."""
 
     needs: ClassVar[tuple[str, ...]] = ("ingest",)
+    columns: ClassVar[dict[str, pa.DataType]] = {
+        "caption": pa.string(),
+        "prompt": pa.string(),
+        "prompt_sha256": pa.string(),
+    }
 
-    model: str  # as the server names it; for `transformers` a folder, a hub id, or `random-weights`: nonsense
+    parameters: dict[str, Any] = {"max_tokens": 512, "temperature": 0.0}
     prompt: str = "eve"  # a shipped one, or the path of a text file
     fields: tuple[str, ...] = ("tags",)  # of the samples' metadata, that the prompt may mention as $NAME
-    parameters: dict[str, Any] = {"max_tokens": 512, "temperature": 0.0}  # sent along as they are
     max_side: PositiveInt = 2048  # pixels; larger images are reduced before they are sent
     prompt_sha256: str | None = None  # filled in when a run is made; a worker takes no other prompt
-    endpoints: tuple[str, ...] = ()  # base URLs, such as http://host:8000/v1
-    server: Server | None = None
-    transformers: InProcess | None = None
-    asking: Asking = Asking()  # how endpoints and servers are asked
-    cache: str | None = None  # a folder that runs may share; null: RUN/cache/recaption
+    transformers: InProcess | None = None  # `model`, a folder or hub id, is run by the worker itself
 
     @field_validator("prompt_sha256")
     @classmethod
@@ -69,56 +50,57 @@ class Recaption(ShardStage):
         known = told is not None or not {"prompt", "fields"} <= info.data.keys()
         return told if known else Prompt.load(info.data["prompt"], info.data["fields"]).sha256
 
-    @field_validator("endpoints")
-    @classmethod
-    def _are_endpoints(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(check_endpoint, urls))
+    def ways(self) -> dict[str, object]:
+        """One more."""
+        return super().ways() | {"transformers": self.transformers}
 
-    @field_validator("parameters")
-    @classmethod
-    def _ours_are_ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(parameters.keys() & set(OURS)):
-            raise ConfigError(f"'{taken[0]}' is not for parameters to set", where="parameters", fix="leave it out")
-        return parameters
+    def decisive(self) -> dict[str, Any]:
+        """A model in this process may round otherwise than one that is served."""
+        return super().decisive() | {"transformers": self.transformers and self.transformers.decisive()}
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Recaption:
-        ways = {"endpoints": self.endpoints, "server": self.server, "transformers": self.transformers}
-        given = [name for name, value in ways.items() if value]
-        if len(given) != 1:
-            what = f"recaption is told to ask {' and '.join(given) or 'nobody'}"
-            raise ConfigError(what, fix="give exactly one of endpoints, server, transformers")
-        return self
+    def captioner(self, run: CurationRun) -> Captioner:
+        """The model itself, or as every stage's that asks."""
+        if self.transformers is None:
+            return super().captioner(run)
+        return self.transformers.captioner(self.model, self.parameters, run.seed)
 
-    def demand(self, size: Size) -> Demand:
-        """As every ShardStage's; a worker has all its replicas' GPUs."""
-        devices = max(1, self.server.gpus * self.server.replicas) if self.server else 1
-        return dataclasses.replace(super().demand(size), devices=devices)
+    def wanted(self, run: CurationRun) -> Callable[[str], Iterator[Wanted[AboutImage]]]:
+        """Raises ConfigError when the prompt's file was edited since. A shard that lacks a sample fails."""
+        prompt, shards = self._checked_prompt(), {shard.name: shard for shard in run.shards}
+        model = {"model": self.model, "parameters": self.parameters, "max_side": self.max_side, **self._within(run)}
 
-    def lacks(self) -> str | None:
-        """Its server's command, an endpoint that listens, or the model."""
-        if self.server:
-            return self.server.lacks()
-        return self.transformers.lacks(self.model) if self.transformers else silent(self.endpoints)
+        def wanted(name: str) -> Iterator[Wanted[AboutImage]]:
+            rows = run.gather(self.name, name, {"ingest": ["caption", "metadata"]}).to_pylist()
+            told = {row["key"]: row for row in rows}
+            for sample in read_samples(shards[name], list(told)):
+                row, data = told.pop(sample.key), image_bytes(sample)
+                text = prompt.fill(row["caption"], row["metadata"])
+                place = address(data, text=text, **model)
+                yield Wanted(sample.key, place, functools.partial(self._question, place, data, text))
+            if told:
+                what = f"shard {name} lacks {len(told)} samples, '{next(iter(told))}' among them"
+                raise InputError(what, fix="the raw shard changed during the run; run again")
 
-    @contextlib.contextmanager
-    def at_work(self, run: CurationRun) -> Iterator[Worker]:
-        """As every ShardStage's worker, and the servers that it started are ended with the work."""
-        prompt = self._checked_prompt()
-        captioner = self._captioner(run)
-        cache = ResponseCache(Path(self.cache) if self.cache else run.folder.path("cache", "recaption"))
-        shards = {shard.name: shard for shard in run.shards}
+        return wanted
 
-        def work(task: int) -> Outcome:
-            shard = shards[run.shards[task].name]
-            samples = run.gather(self.name, shard.name, {"ingest": ["caption", "metadata"]}).to_pylist()
-            rows, notes = Page(self, prompt, captioner, cache).fill(shard, samples)
-            table = pa.Table.from_pylist(rows, schema=SCHEMA)
-            run.write_sidecar(self.name, shard.name, table)
-            return Outcome.of(table, notes=notes)
+    def _within(self, run: CurationRun) -> dict[str, Any]:
+        """What besides decides the words of a model in this process."""
+        if self.transformers is None:
+            return {}
+        return self.transformers.decisive() | ({"seed": run.seed} if samples(self.parameters) else {})
 
-        with contextlib.closing(captioner):
-            yield work
+    def _question(self, place: str, data: bytes, text: str) -> AboutImage | Failure:
+        try:
+            return AboutImage(place, *picture(data, self.max_side), text)
+        except BadImage as error:
+            return Failure(error.what)
+
+    def row(self, answer: Answer) -> dict[str, Any]:
+        """A caption, or why there is none."""
+        row: dict[str, Any] = {"prompt": self.prompt, "prompt_sha256": self.prompt_sha256}
+        if isinstance(answer, Failure):
+            return row | {"keep": False, "reason": "recaption_failed", "detail": answer.detail}
+        return row | {"keep": True, "caption": answer.text, "finish_reason": answer.finish}
 
     def _checked_prompt(self) -> Prompt:
         prompt = Prompt.load(self.prompt, self.fields)
@@ -126,17 +108,3 @@ class Recaption(ShardStage):
             fix = "`megavlm curate run RECIPE` again does the stage anew with it"
             raise ConfigError(f"prompt '{self.prompt}' is not the one that this run was made with", fix=fix)
         return prompt
-
-    def _captioner(self, run: CurationRun) -> Captioner:
-        if self.transformers:
-            return self.transformers.captioner(self.model, self.parameters, run.seed)
-        secret = self.asking.secret()
-        if self.server is None:
-            places = [Remote(url) for url in self.endpoints]
-            return EndpointCaptioner(places, self.model, self.parameters, self.asking.manners(), secret)
-        name = f"recaption-server-{writer()}"
-        replicas = self.server.start(self.model, run.folder.current_attempt().logs, name)
-        manners = self.asking.manners(
-            health=self.server.health, patience_seconds=self.server.start_seconds, proxies=False
-        )
-        return EndpointCaptioner(replicas, self.model, self.parameters, manners, secret, lambda: stop_all(replicas))

@@ -119,7 +119,8 @@ def test_inspect_and_status_tell_a_samples_life(crawl, tools, curate, tmp_path, 
     curate(tools.recipe(folder))
     copy, original = next(iter(copies.items()))
     assert main(["curate", "inspect", str(tmp_path / "run"), copy, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["00000"]
+    [life] = json.loads(capsys.readouterr().out)["samples"]
+    rows = life["stages"]
     assert [row["stage"] for row in rows] == ["ingest", "filter", "embed", "assign", "deduplicate"]
     assert rows[-1]["duplicate_of"] == original and not rows[-1]["keep"]
     assert main(["curate", "inspect", str(tmp_path / "run"), "nothing"]) == 2
@@ -224,7 +225,7 @@ class Flaky(Ingest):
         return work
 
     @contextlib.contextmanager
-    def at_work(self, run):
+    def at_work(self, run, tasks):
         try:
             yield self.worker(run)
         finally:

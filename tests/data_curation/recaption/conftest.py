@@ -13,13 +13,18 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megavlm.data_curation.recaption.cache import ResponseCache
+from megavlm.data_curation.recaption.page import Page, Wanted
+from megavlm.data_curation.recaption.question import AboutImage
 from megavlm.data_curation.recaption.server import free_port
 
 CANNED = b'{"choices": [{"message": {"role": "assistant", "content": "A dog."}, "finish_reason": "stop"}]}'
@@ -120,8 +125,8 @@ class Proxy:
     async def _answer(self, fault: str, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         if fault == "drop":
             writer.transport.abort()  # a reset, not an orderly end
-        elif fault == "slow":
-            await asyncio.sleep(0.1)
+        elif fault.startswith("slow"):  # "slow", or with seconds: "slow-0.3"
+            await asyncio.sleep(float(fault[5:] or 0.1))
             writer.write(response(b"200 OK", CANNED))
         elif fault in NONSENSE:
             writer.write(response(b"200 OK", NONSENSE[fault]))
@@ -202,6 +207,23 @@ def until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> Non
             return
         time.sleep(0.1)
     raise AssertionError(f"the server did not come up:\n{log.read_text()[-2000:]}")
+
+
+def wanted(count: int, first: int = 0) -> Iterator[Wanted[AboutImage]]:
+    for number in range(first, first + count):
+        key = f"{number:064x}"
+        yield Wanted(f"{number:03d}", key, partial(AboutImage, key, b"image", "image/png", f"question {number}."))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., Page[AboutImage]]:
+    """page(count, first=0) -> that many questions, 000 and so on; or page(wanted). Each with a cache of its own."""
+
+    def make(what: int | Iterator[Wanted[AboutImage]], first: int = 0) -> Page[AboutImage]:
+        questions = wanted(what, first) if isinstance(what, int) else what
+        return Page(f"page-{first}", questions, ResponseCache(tmp_path / "caches" / uuid.uuid4().hex))
+
+    return make
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from PIL import Image
 from megavlm.data_curation.recaption.endpoint import MOST_BYTES, Secret, Trouble, body, caption_of
 from megavlm.data_curation.recaption.endpoints import Asking, check_endpoint
 from megavlm.data_curation.recaption.picture import picture
-from megavlm.data_curation.recaption.reply import Question, Reply
+from megavlm.data_curation.recaption.question import AboutImage
+from megavlm.data_curation.recaption.reply import Reply
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.images import BadImage, decode
 
@@ -49,7 +50,7 @@ def test_hostile_answers_are_troubles(data):
 
 
 def test_the_body_is_that_of_the_api_and_holds_the_image_itself():
-    sent = body("m", {"max_tokens": 3}, Question("k", b"\x89bytes", "image/png", "words"))
+    sent = body("m", {"max_tokens": 3}, AboutImage("k", b"\x89bytes", "image/png", "words"))
     assert sent["model"] == "m" and sent["max_tokens"] == 3
     image, text = sent["messages"][0]["content"]
     head, _, data = image["image_url"]["url"].partition(",")

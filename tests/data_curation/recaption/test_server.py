@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from megavlm.data_curation.recaption.ask import EndpointCaptioner, Manners
 from megavlm.data_curation.recaption.endpoint import Secret
-from megavlm.data_curation.recaption.reply import Question
+from megavlm.data_curation.recaption.page import Page
 from megavlm.data_curation.recaption.server import GPUS, Replica, Server, stop_all
 from megavlm.data_curation.run import CurationRun
 from megavlm.data_curation.stages.recaption import Recaption
@@ -81,8 +80,9 @@ def captioner(replicas: list[Replica], seconds: float = 20.0) -> EndpointCaption
     return EndpointCaptioner(replicas, "m", {}, manners, Secret(), lambda: stop_all(replicas))
 
 
-def questions(count: int) -> Iterator[Question]:
-    return (Question(f"{n:03d}", b"image", "image/png", f"question {n}.") for n in range(count))
+def asked(one: EndpointCaptioner, page: Page[Any]) -> dict[str, Any]:
+    [done] = one.answer(iter([page]))
+    return done.answers()
 
 
 def tree(raw: Path, new: dict[str, Any]) -> dict[str, Any]:
@@ -94,12 +94,12 @@ def tree(raw: Path, new: dict[str, Any]) -> dict[str, Any]:
     return {"name": "recaption-test", "seed": 1, "curation": curation}
 
 
-def test_replicas_share_the_work_come_back_when_they_die_and_end_with_their_children(tmp_path):
+def test_replicas_share_the_work_come_back_when_they_die_and_end_with_their_children(page, tmp_path):
     server = Server(command=command(tmp_path, 12), gpus=0, replicas=2, restarts=9)
     replicas = server.start("m", tmp_path / "logs", "server")
     assert not started(tmp_path), "nothing runs before something is asked"
     one = captioner(replicas)
-    answers = one.answers(questions(60), lambda question, reply: None)
+    answers = asked(one, page(60))
     assert len(answers) == 60 and all(getattr(answer, "text", "") for answer in answers.values())
     assert len(started(tmp_path)) >= 5, "12 answers a life"
     assert min(replica.starts for replica in replicas) >= 2
@@ -113,35 +113,35 @@ def test_replicas_share_the_work_come_back_when_they_die_and_end_with_their_chil
     one.close()
 
 
-def test_a_server_that_always_dies_fails_the_task_with_its_last_words(tmp_path):
+def test_a_server_that_always_dies_fails_the_task_with_its_last_words(page, tmp_path):
     dies = [sys.executable, "-c", "import sys; print('no such model'); sys.exit(5)", "{port}"]
     replicas = Server(command=dies, gpus=0, restarts=2).start("m", tmp_path, "server")
     with pytest.raises(MegaVLMError, match="(?s)died 3 times.*no such model"):
-        captioner(replicas).answers(questions(3), lambda question, reply: None)
+        asked(captioner(replicas), page(3))
     assert (tmp_path / "server-0.log").read_text().count("no such model") == 3
 
 
-def test_a_server_that_never_gets_well_is_not_waited_for_for_ever_and_ended(tmp_path):
+def test_a_server_that_never_gets_well_is_not_waited_for_for_ever_and_ended(page, tmp_path):
     hangs = PROGRAM.replace("time.sleep(0.2)", "time.sleep(100)")
     server = Server(command=[sys.executable, "-c", hangs, "{port}", str(tmp_path), "9"], gpus=0)
     with pytest.raises(MegaVLMError, match="no endpoint answers"):
-        captioner(server.start("m", tmp_path, "server"), seconds=0.7).answers(questions(3), lambda *_: None)
+        asked(captioner(server.start("m", tmp_path, "server"), seconds=0.7), page(3))
     assert started(tmp_path) and all_gone(tmp_path)
 
 
-def test_a_command_that_is_not_there_says_so(tmp_path):
+def test_a_command_that_is_not_there_says_so(page, tmp_path):
     replicas = Server(command=["no-such-program", "{port}"], gpus=0, restarts=0).start("m", tmp_path, "server")
     with pytest.raises(MegaVLMError, match="no-such-program"):
-        captioner(replicas).answers(questions(3), lambda question, reply: None)
+        asked(captioner(replicas), page(3))
 
 
-def test_arguments_are_filled_in_and_pass_through_no_shell(tmp_path, monkeypatch):
+def test_arguments_are_filled_in_and_pass_through_no_shell(page, tmp_path, monkeypatch):
     monkeypatch.setenv(GPUS, "4,5,6,7")
     hostile = f"$(touch {tmp_path}/ran); `id` {{gpus}}"
     server = Server(command=command(tmp_path, 99, '{"image": {gpus}}', "{model}", hostile), gpus=2, replicas=2)
     replicas = server.start("a model", tmp_path, "server")
     one = captioner(replicas)
-    one.answers(questions(40), lambda question, reply: None)
+    asked(one, page(40))
     one.close()
     told = sorted(words[1:] for words in started(tmp_path).values())
     arguments = str(['{"image": 2}', "a model", hostile.replace("{gpus}", "2")])
@@ -233,7 +233,7 @@ def test_a_prompt_edited_under_a_run_is_noticed(tmp_path, endpoint, tools, curat
     curate(recipe)
     prompt.write_text("Describe it.")
     run = CurationRun.open(tmp_path / "run")  # looking at the run goes on to work
-    with pytest.raises(ConfigError, match="not the one"), run.config.stages["recaption"].at_work(run):
+    with pytest.raises(ConfigError, match="not the one"), run.config.stages["recaption"].at_work(run, [0]):
         pass
     curate(recipe)
     assert sum(front.seen.questions.values()) == 2, "another prompt is another question"
