@@ -33,6 +33,7 @@ from megavlm.platform.runs import default_runs_root
 FULL = 20_000
 SIZE = int(os.environ.get("MEGAVLM_CAMPAIGN_SIZE", FULL))
 SEED, SIDES, PROCESSES = 41, (100, 400), 2
+CRAWL = Crawl(SIZE, SEED, SIDES, per_shard=max(50, SIZE // 40), bad_of_each=max(1, SIZE // 2000))
 CLUSTERS, NEAREST = 50, max(1, 300 * SIZE // FULL)  # there are more icons than a cluster may keep
 PILOT = max(200, SIZE // 10)  # samples
 VECTORS, WIDTH = 5 * SIZE, 768
@@ -53,10 +54,10 @@ class Figure(NamedTuple):
 
 
 def folder() -> Path:
-    """Where everything lies: named after what decides the crawl, so that it can be used again."""
+    """Where everything lies: named after what decides the crawl, so that no other one is used again."""
     sources = sorted(Path(__file__).with_name("at_size").glob("*.py"))
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    return default_runs_root() / "campaigns" / f"curation-{SIZE}-{SEED}-{code}"
+    decisive = hashlib.sha256(repr(CRAWL).encode() + b"".join(path.read_bytes() for path in sources))
+    return default_runs_root() / "campaigns" / f"curation-{SIZE}-{decisive.hexdigest()[:12]}"
 
 
 def share(name: str, value: float) -> Figure:
@@ -67,19 +68,20 @@ def share(name: str, value: float) -> Figure:
 def forecast_figures(pilot: Measured, run: Measured, size: int, images: int) -> list[Figure]:
     """What the pilot said beside what it took."""
     forecast = pilot.told["forecast"]
-    took = {"seconds": run.seconds, "disk_bytes": size, "memory_bytes": run.together, "images_out": images}
+    took = {"seconds": run.seconds, "disk_bytes": size, "memory_bytes": run.largest, "images_out": images}
+    took["memory_bytes_together"] = run.together
     figures = [Figure("seconds of the pilot itself", f"{pilot.seconds:.0f}")]
     for name, truth in took.items():
         off = forecast[name] / truth - 1
         value = f"{forecast[name]:,.0f} forecast, {truth:,.0f} measured, {100 * off:+.1f} %"
         figures.append(Figure(f"pilot: {name}", value, f"within {100 * FORECAST:.0f} %", abs(off) <= FORECAST))
-    return [*figures, Figure("largest process", f"{run.largest / 2**20:,.0f} MiB")]
+    return figures
 
 
 def images(work: Path) -> list[Figure]:
     """Crawl, pilot, run, and what there is to say of them."""
     raw, started = work / "raw", time.monotonic()
-    truth = write_crawl(raw, Crawl(SIZE, SEED, SIDES, bad_of_each=max(1, SIZE // 2000)), PROCESSES)
+    truth = write_crawl(raw, CRAWL, PROCESSES)
     figures = [Figure("seconds to write the crawl", f"{time.monotonic() - started:.0f}")]
     recipe, run = work / "recipe.yaml", work / "run"
     recipe.write_text(yaml.safe_dump(curated.recipe(raw, CLUSTERS, NEAREST, EMBEDDER, EXECUTOR), sort_keys=False))
@@ -176,7 +178,7 @@ def main() -> int:
     """Do everything, write the result, and remove what can be had again."""
     started, work, figures = time.monotonic(), folder(), list[Figure]()
     parts: tuple[Callable[[Path], list[Figure]], ...] = (images, cosines)
-    for name in ("run", "pilot"):  # of an attempt that was broken off: its time would count as none
+    for name in ("run", "pilot", "pilot-quarter"):  # of an attempt that was broken off: its time would count as none
         shutil.rmtree(work / name, ignore_errors=True)
     for part in parts:
         before = time.monotonic()
