@@ -29,7 +29,7 @@ def curate(run: CurationRun) -> None:
     asked to stop: everything done so far is in the ledger already.
     """
     executor = run.config.executor.make()
-    with _only_driver(run), run.folder.new_attempt() as attempt, SaveRequest(attempt) as request:
+    with only_driver(run), run.folder.new_attempt() as attempt, SaveRequest(attempt) as request:
         run.make_plan()
         driver = _Driver(run, executor, attempt, request)
         try:
@@ -122,8 +122,8 @@ def groups(tasks: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 @contextlib.contextmanager
-def _only_driver(run: CurationRun) -> Iterator[None]:
-    """A lock that the kernel drops with the process, however it ends."""
+def only_driver(run: CurationRun) -> Iterator[None]:
+    """A lock that the kernel drops with the process, however it ends; raises InputError when another process has it."""
     path = run.folder.path("ledger", "driver.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

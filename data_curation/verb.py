@@ -1,4 +1,4 @@
-"""`megavlm curate run | worker | status | inspect`."""
+"""`megavlm curate run | worker | status`."""
 
 from __future__ import annotations
 
@@ -65,55 +65,12 @@ def status_main(argv: Sequence[str]) -> int:
     return 0
 
 
-def inspect_main(argv: Sequence[str]) -> int:
-    """What every stage wrote about one sample, in every shard that has the key."""
-    p = parser("curate inspect", epilog="example: megavlm curate inspect runs/photos 000010042")
-    p.add_argument("run")
-    p.add_argument("key")
-    args = p.parse_args(argv)
-    run = CurationRun.open(find_run(args.run).root)
-    found = inspect(run, args.key)
-    if not found:
-        raise InputError(f"no sample '{args.key}' in this run", where=str(run.folder.root))
-    if args.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(_life(shard, rows) for shard, rows in found.items()))
-    return 0
-
-
 def parse_tasks(text: str) -> list[int]:
     """ "0-2,5" -> [0, 1, 2, 5]; raises InputError."""
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise InputError(f"'{text}' names no tasks", where="--task", fix="write 3 or 0-7 or 0-3,9")
     bounds = [part.split("-") for part in text.split(",")]
     return [task for part in bounds for task in range(int(part[0]), int(part[-1]) + 1)]
-
-
-def inspect(run: CurationRun, key: str) -> dict[str, list[dict[str, Any]]]:
-    """shard -> the sidecars' rows on `key` in order of the stages, each with its stage. Hashes come as hexadecimal."""
-    import pyarrow.parquet as pq
-
-    found: dict[str, list[dict[str, Any]]] = {}
-    for shard in run.shards:
-        for stage in run.config.stages:
-            path = run.sidecar_path(stage.name, shard.name)
-            rows = pq.read_table(path, filters=[("key", "=", key)]).to_pylist() if path.exists() else []
-            for row in rows:
-                plain = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
-                found.setdefault(shard.name, []).append({"stage": stage.name, **plain})
-    return found
-
-
-def _life(shard: str, rows: list[dict[str, Any]]) -> str:
-    lines = [f"shard {shard}"]
-    for row in rows:
-        fate = "kept" if row["keep"] else f"dropped: {row['reason']}"
-        facts = {k: v for k, v in row.items() if k not in {"stage", "key", "keep", "reason"} and v is not None}
-        lines.append(
-            f"  {row['stage']:<12} {fate:<28} " + ", ".join(f"{name}={value}" for name, value in facts.items())
-        )
-    return "\n".join(lines)
 
 
 def _tell(run: CurationRun, as_json: bool, **extra: Any) -> None:

@@ -39,7 +39,7 @@ VERBS: dict[str, Verb] = {
     "curate status": Verb(
         "data", "a curation run's stages, counts and reasons", "megavlm.data_curation.verb:status_main"
     ),
-    "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.verb:inspect_main"),
+    "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.inspection.verb:inspect_main"),
     "curate select": Verb(
         "data", "the funnel under another threshold, from sidecars", "megavlm.data_curation.what_if.verb:main"
     ),
@@ -51,6 +51,14 @@ VERBS: dict[str, Verb] = {
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
     "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),
     "data stats": Verb("data", "fill, tokens and tiles of a pack manifest", "megavlm.megatron_mm.data.verb:stats_main"),
+    "data verify": Verb(
+        "data", "whether an export's files are those of its manifest", "megavlm.data_curation.export.verify:verify_main"
+    ),
+    "data remove": Verb(
+        "data",
+        "take samples down: out of an export, and of later runs",
+        "megavlm.data_curation.removal.verb:remove_main",
+    ),
     "data trace": Verb("data", "a sample to its packs and steps, or a step to its samples", None),
     "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
     "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),

@@ -3,86 +3,108 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import PositiveInt
 
+from megavlm.platform.errors import InputError
 from megavlm.platform.shards import Sample, ShardWriter
 
+from ..export.complete import begin, blocklist, complete, outcome
+from ..export.division import Division, Piece
+from ..export.provenance import decisions, with_origin
 from ..recaption.source import RECAPTION, caption_source
+from ..recaption.words import Caption
 from ..source import image_field, read_samples
 from .base import Outcome, Stage, Worker
 from .demand import Demand, Size, Work
 
 if TYPE_CHECKING:
+    from ..removal.blocklist import Blocklist
     from ..run import CurationRun
 
 # What the exported JSON says about a sample, and which sidecar knows it. Not every recipe clusters.
-FACTS = {"filter": ["width", "height"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
-BYTES_LISTED = 300  # of memory, for a sample in the list of all; measured with keys of nine digits
+FACTS = {"filter": ["width", "height", "sha256"], "assign": ["cluster"], "ingest": ["caption", "metadata"]}
+BYTES_HELD = 9  # of memory, for a sample, while equal keys are looked for
 NEW_CAPTION = ("caption", "model", "prompt", "prompt_sha256", "parameters")
+Facts = dict[str, Any]
 
 
 class Export(Stage):
-    """RUN/export/TASK-*.tar with jpg (or png, ...), txt and json, in the source's order; task K is output shard K."""
+    """RUN/export/TASK-*.tar with jpg (or png, ...), txt and json, in the source's order; task K is output shard K.
+
+    Beside them provenance, statistics and the manifest (data_curation/export). What was taken down (`data remove`) is
+    left out of its shard and moves no other sample.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("ingest", "filter")
     per_shard: ClassVar[bool] = False
     judges: ClassVar[bool] = False
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     samples_per_shard: PositiveInt = 1000
 
     def tasks(self, run: CurationRun) -> int:
         """One per output shard."""
-        return -(-sum(len(run.survivors(self.name, shard.name)) for shard in run.shards) // self.samples_per_shard)
+        return Division(run, self.name, self.samples_per_shard).tasks
 
     def demand(self, size: Size) -> Demand:
-        """Each worker holds the list of all samples (two names in a tuple, and a key of a Counter)."""
+        """Each worker holds a hash of every sample's key."""
         tasks = max(1, -(-size.images // self.samples_per_shard))
-        return Demand({"images": Work(size.images, tasks)}, rows=0, stated=BYTES_LISTED * size.images)
+        return Demand({"images": Work(size.images, tasks)}, rows=0, stated=BYTES_HELD * size.images)
 
     def worker(self, run: CurationRun) -> Worker:
         """Task K reads only the source shards that its samples come from."""
-        plan = [(shard.name, key) for shard in run.shards for key in run.survivors(self.name, shard.name).to_pylist()]
-        times = Counter(key for _, key in plan)
+        division, blocked = Division(run, self.name, self.samples_per_shard), blocklist(run)
 
         def work(task: int) -> Outcome:
-            chosen = plan[task * self.samples_per_shard : (task + 1) * self.samples_per_shard]
-            folder = run.folder.path("export")
-            with ShardWriter(folder, prefix=prefix(task), samples_per_shard=self.samples_per_shard) as writer:
-                for shard in dict.fromkeys(name for name, _ in chosen):
-                    keys = {key for name, key in chosen if name == shard}
-                    for sample, facts in self._samples(run, shard, keys):
-                        # img2dataset's keys hold the shard's number; two merged sources may still share one
-                        key = sample.key if times[sample.key] == 1 else f"{shard}-{sample.key}"
-                        writer.write(key, exported(key, shard, sample, facts))
-            return Outcome(len(chosen), len(chosen))
+            begin(run)
+            pieces = division.pieces(task)
+            with ShardWriter(run.folder.path("export"), prefix(task), self.samples_per_shard) as writer:
+                rows = [self._write(run, piece, division.shared, blocked, writer) for piece in pieces]
+            return outcome(run, writer, pa.concat_tables(rows), received=sum(len(piece) for piece in pieces))
 
         return work
 
-    def _samples(self, run: CurationRun, shard: str, keys: set[str]) -> Iterator[tuple[Sample, dict[str, Any]]]:
-        known = {stage: columns for stage, columns in FACTS.items() if stage in run.config.stages.root}
-        facts = {row["key"]: row for row in run.gather(self.name, shard, known).to_pylist()}
-        for new in self._new_captions(run, shard):
-            facts[new["key"]]["recaption"] = {name: new[name] for name in NEW_CAPTION}
-        source = next(one for one in run.shards if one.name == shard)
-        for sample in read_samples(source, keys):
-            yield sample, facts[sample.key]
+    def _write(
+        self, run: CurationRun, piece: Piece, shared: frozenset[str], blocked: Blocklist, writer: ShardWriter
+    ) -> pa.Table:
+        """Write a piece's samples; returns their provenance, in the order of the tar."""
+        shard = piece.shard.name
+        facts = self._facts(run, piece)
+        names = {key: key if key not in shared else f"{shard}-{key}" for key in facts}
+        table = decisions(run, self.name, shard).slice(piece.start, len(piece))
+        table = blocked.allowed(with_origin(table, shard, _origin(names, facts)))
+        keys = table["source_key"].to_pylist()
+        written = []
+        for sample in read_samples(piece.shard, keys):
+            key = names[sample.key]
+            writer.write(key, exported(key, shard, sample, facts[sample.key]))
+            written.append(sample.key)
+        if len(written) < len(keys):
+            what = f"shard {shard} lacks {len(keys) - len(written)} samples"
+            raise InputError(what, fix="the raw shard changed during the run; run again")
+        return table.take(pc.index_in(pa.array(written, pa.string()), value_set=table["source_key"].combine_chunks()))
 
-    def _new_captions(self, run: CurationRun, shard: str) -> list[dict[str, Any]]:
-        """Of every survivor, where the recipe asks a model for captions."""
-        source = caption_source(run, self.name)
-        return run.gather(self.name, shard, {source: NEW_CAPTION}).to_pylist() if source == RECAPTION else []
+    def _facts(self, run: CurationRun, piece: Piece) -> dict[str, Facts]:
+        """Key -> what is known of each sample of a piece."""
+        known = {stage: columns for stage, columns in FACTS.items() if stage in run.config.stages.root}
+        facts = {row["key"]: row for row in piece.rows(run.gather(self.name, piece.shard.name, known))}
+        for new in self._new_captions(run, piece):
+            facts[new["key"]]["recaption"] = {name: new[name] for name in NEW_CAPTION}
+        return facts
+
+    def _new_captions(self, run: CurationRun, piece: Piece) -> Iterator[Facts]:
+        """Of every sample, where the recipe asks a model for captions."""
+        if caption_source(run, self.name) == RECAPTION:
+            yield from piece.rows(run.gather(self.name, piece.shard.name, {RECAPTION: NEW_CAPTION}))
 
     def finish(self, run: CurationRun) -> None:
-        """Remove output shards of an earlier, larger selection."""
-        valid = tuple(prefix(task) for task in range(self.tasks(run)))
-        for path in run.folder.path("export").glob("*"):
-            if not path.name.startswith(valid):
-                path.unlink()
+        """Remove what an earlier, larger selection left, and describe what there is."""
+        complete(run, self.name)
 
 
 def prefix(task: int) -> str:
@@ -90,7 +112,23 @@ def prefix(task: int) -> str:
     return f"{task:06d}-"
 
 
-def exported(key: str, shard: str, sample: Sample, facts: dict[str, Any]) -> dict[str, Any]:
+def _origin(names: dict[str, str], facts: dict[str, Facts]) -> dict[str, pa.Array]:
+    """The columns of provenance that no stage measured, for samples with their exported `names`."""
+    metadata = [json.loads(one["metadata"]) for one in facts.values()]
+    urls = [found.get("url") or found.get("URL") for found in metadata]
+    new = [one.get("recaption") for one in facts.values()]
+    captions = [said["caption"] if said else one["caption"] for one, said in zip(facts.values(), new, strict=True)]
+    return {
+        "key": pa.array(names.values(), pa.string()),
+        "source_key": pa.array(names, pa.string()),
+        "url": pa.array([url if isinstance(url, str) else None for url in urls], pa.string()),
+        "sha256": pa.array([one["sha256"] for one in facts.values()], pa.string()),
+        "caption_words": pa.array([len(Caption(caption).words) for caption in captions], pa.int32()),
+        "caption_origin": pa.array([said["model"] if said else "source" for said in new], pa.string()),
+    }
+
+
+def exported(key: str, shard: str, sample: Sample, facts: Facts) -> dict[str, Any]:
     """The fields of an exported sample; the image's bytes are those of the source, the caption the newest there is.
 
     `messages` is what `megavlm data pack` trains on: the image and nothing else asks for the caption, as EVE and LLaVA

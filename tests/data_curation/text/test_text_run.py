@@ -82,7 +82,7 @@ def test_every_row_is_exported_or_listed_with_its_reason(recipe, curate, tmp_pat
     details = {row["key"]: row["detail"] for row in rejected}
     assert details["GPTeacher--all-00000009"] == "of Orca-Math--a-00000001"
     assert details["GPTeacher--all-00000012"].startswith('gsm8k item 0: "how many of the nineteen')
-    statistics = json.loads((tmp_path / "run" / "statistics.json").read_text())
+    statistics = json.loads((tmp_path / "run" / "export" / "statistics.json").read_text())["sets"]
     assert {name: (facts["rows"], facts["samples"], facts["turns"]) for name, facts in statistics.items()} == {
         "Orca Math": (17, 14, 28),
         "GPTeacher": (13, 9, 18),
@@ -162,7 +162,7 @@ def test_text_stages_refuse_a_source_of_images(recipe, tmp_path, capsys):
 
 
 def outputs(run: Path) -> dict[str, bytes]:
-    names = ("text_*/*.parquet", "export/*", "rejected.parquet", "statistics.json")
+    names = ("text_*/*.parquet", "export/*.*", "export/provenance/*", "rejected.parquet")
     return {str(path.relative_to(run)): path.read_bytes() for name in names for path in sorted(run.glob(name))}
 
 
@@ -185,7 +185,7 @@ def test_killed_between_any_two_stages_it_ends_as_if_undisturbed(recipe, curate,
     (run / "finished").unlink(missing_ok=True)
     curate(recipe, out="killed")
     assert outputs(run) == outputs(tmp_path / "whole")
-    assert len(outputs(run)) == 9 + 2 * 7 + 2
+    assert len(outputs(run)) == 9 + 3 * 7 + 3
 
 
 def test_the_shipped_recipe_names_every_set_of_nvlm_and_says_where_its_values_are_from():

@@ -1,0 +1,84 @@
+"""What was taken down: a list of ids and of the source rows that they named, beside the run and inside the export.
+
+removed.jsonl holds a line per id: id, kinds (the columns of provenance in which it was found), samples (source shard
+and key of each), date, reason. Never the contents. An id that named nothing is kept as well: what it names may come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from megavlm.platform.runs.lines import read_lines
+from megavlm.platform.storage import write_atomic
+
+KINDS = ("key", "source_key", "url", "sha256")  # columns of provenance that an id may name; the first that fits tells
+SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocklist:
+    """Lines of removed.jsonl in order."""
+
+    lines: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Blocklist:
+        """The list at `path`, empty when there is none; lines that something else wrote are left out."""
+        return cls(tuple(line for line in read_lines(path) if isinstance(line.get("id"), str)))
+
+    def write(self, path: Path) -> None:
+        """Replace the list at `path` whole."""
+        write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines).encode())
+
+    def with_lines(self, lines: Iterable[Mapping[str, Any]]) -> Blocklist:
+        """The list with these lines after its own."""
+        return Blocklist((*self.lines, *lines))
+
+    @property
+    def ids(self) -> list[str]:
+        """Every id once, sorted."""
+        return sorted({line["id"] for line in self.lines})
+
+    def rows(self) -> set[tuple[str, str]]:
+        """(source shard, source key) of every sample ever removed: its exported key may be another one next time."""
+        return {(row["shard"], row["key"]) for line in self.lines for row in line.get("samples", ())}
+
+    def state(self) -> dict[str, Any]:
+        """How many ids, and a hash of what is blocked: an export made with the same state lacks the same samples."""
+        blocked = json.dumps([self.ids, sorted(self.rows())])
+        return {"ids": len(self.ids), "digest": hashlib.sha256(blocked.encode()).hexdigest()[:16]}
+
+    def blocks(self, table: pa.Table) -> pa.Array:
+        """bool [rows of a provenance table]: which samples may not be exported."""
+        out = pa.array([False]).take(pa.array([0] * len(table), pa.int64()))
+        if not self.lines:
+            return out
+        ids = pa.array(self.ids, pa.string())
+        for kind in kinds_of(table):
+            out = pc.or_(out, pc.is_in(table[kind].combine_chunks(), value_set=ids))
+        rows = pa.array([f"{shard}/{key}" for shard, key in sorted(self.rows())], pa.string())
+        places = pc.binary_join_element_wise(table["source_shard"], table["source_key"], "/").combine_chunks()
+        return pc.or_(out, pc.is_in(places, value_set=rows))
+
+    def allowed(self, table: pa.Table) -> pa.Table:
+        """The rows of a provenance table that may be exported."""
+        return table.filter(pc.invert(self.blocks(table)))
+
+
+def kinds_of(table: pa.Table) -> list[str]:
+    """Those columns of a provenance table that ids may name."""
+    return [kind for kind in KINDS if kind in table.column_names]
+
+
+def plain_id(text: str) -> str:
+    """An id as provenance has it: digests are in lower case there."""
+    return text.lower() if SHA256.fullmatch(text) else text
