@@ -67,7 +67,7 @@ class Tally:
 def readings(view: View) -> list[Reading]:
     """What there is to measure in this run."""
     found = [PICTURES, CAPTIONS, NEW_CAPTIONS, LEAKS, cosines("select" if view.has("select") else "assign")]
-    own = [rule for rule in rules(view) if isinstance(rule, Score)]
+    own = [rule for rule in rules(view.stages) if isinstance(rule, Score)]
     return [reading for reading in [*found, scores(own)] if view.has(reading.stage)]
 
 
@@ -77,7 +77,7 @@ def add_distributions(view: View, pictures: Pictures, report: Report) -> None:
         return
     about = "Every measured sample, and in front those that stayed; dashed lines are the recipe's limits."
     report.section("Distributions", " ".join([about, view.scope(found[0].stage)]).strip())
-    cut = limits(view)
+    cut = limits(view.stages)
     panels: list[Chart | Density] = [sides(view, cut)] if view.has("filter") else []
     for reading in found:
         tallies = measured(view, reading, cut)

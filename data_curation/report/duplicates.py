@@ -98,7 +98,7 @@ def telling(pairs: pa.Table) -> list[Pair]:
     """Of every combination of methods the weakest pairs, where errors are, then some at even distances."""
     against, methods = weakness(pairs), np.array(pairs["found_by"].to_pylist(), dtype=object)
     shown: list[int] = []
-    for method in sorted(set(methods), key=lambda name: name.count("+")):
+    for method in sorted(set(methods), key=lambda name: (name.count("+"), name)):
         rows = np.flatnonzero(methods == method)
         rows = rows[np.argsort(-against[rows], kind="stable")]
         shown += rows[:PAIRS_NEAR].tolist() + spread(rows[PAIRS_NEAR:].tolist(), PAIRS_SPREAD)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..config import CurationStages
 from ..filters.base import Filter as Rule
 from ..filters.captions import CaptionLength
 from ..filters.pictures import Aspect, Contrast, Sides
 from ..filters.scores import Score
 from .measures import KNOWN_SCORES
-from .view import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +50,19 @@ RULES: Mapping[type[Rule], tuple[str, Mapping[str, str]]] = {
 }
 
 
-def limits(view: View) -> dict[str, list[Limit]]:
+def limits(stages: CurationStages) -> dict[str, list[Limit]]:
     """Measure -> the limits that the recipe sets on it."""
     found: dict[str, list[Limit]] = {}
-    for name, limit in _all(view):
+    for name, limit in _all(stages):
         found.setdefault(name, [])
         if limit not in found[name]:
             found[name].append(limit)
     return found
 
 
-def rules(view: View) -> Sequence[Rule]:
+def rules(stages: CurationStages) -> Sequence[Rule]:
     """The rules of the filter stage, none without one."""
-    return view.stages["filter"].rules() if "filter" in view.stages.root else []  # type: ignore[attr-defined]
+    return stages["filter"].rules() if "filter" in stages.root else []  # type: ignore[attr-defined]
 
 
 def score_name(rule: Score) -> str:
@@ -71,20 +71,20 @@ def score_name(rule: Score) -> str:
     return next(known, rule.use)
 
 
-def _all(view: View) -> Iterator[tuple[str, Limit]]:
-    for rule in rules(view):
+def _all(stages: CurationStages) -> Iterator[tuple[str, Limit]]:
+    for rule in rules(stages):
         if isinstance(rule, Score):
             bounds = {"min": "below", "max": "above"}
             yield from ((score_name(rule), limit) for limit in _of(rule, bounds) if np.isfinite(limit.value))
         for kind, (measure, options) in RULES.items():
             if isinstance(rule, kind):
                 yield from ((measure, limit) for limit in _of(rule, options))
-    stages = {stage.name: stage.model_dump() for stage in view.stages}
-    if (duplicates := stages.get("deduplicate")) and duplicates["hash_radius"] and duplicates["min_hash_quality"] > 0:
+    options = {stage.name: stage.model_dump() for stage in stages}
+    if (duplicates := options.get("deduplicate")) and duplicates["hash_radius"] and duplicates["min_hash_quality"] > 0:
         yield "pdq_quality", Limit(duplicates["min_hash_quality"], "below", "hash not compared")
-    if leaks := stages.get("decontaminate"):
+    if leaks := options.get("decontaminate"):
         yield "leak_bits", Limit(leaks["radius"], "up to")
-    if (checked := stages.get("check_captions")) and "recaption" in stages and checked["source"] != "ingest":
+    if (checked := options.get("check_captions")) and "recaption" in options and checked["source"] != "ingest":
         for rule_options in checked["rules"]:
             if rule_options["name"] == "length":
                 yield "new_words", Limit(rule_options["min_words"], "below")
