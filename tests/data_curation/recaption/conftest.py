@@ -47,6 +47,7 @@ class Seen:
     questions: Counter[str] = dataclasses.field(default_factory=Counter)  # SHA-256 of a POST's body -> times
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
     keys: set[str] = dataclasses.field(default_factory=set)  # Authorization headers
+    answers: list[bytes] = dataclasses.field(default_factory=list)  # bodies that came from behind it, untouched
     looks: int = 0  # GETs, answered by the proxy itself
     open: int = 0
     most_open: int = 0  # POSTs under way at a time
@@ -135,6 +136,7 @@ class Proxy:
         else:
             answer = await self._forward(head, body)
             start, _, text = answer.partition(b"\r\n\r\n")
+            self.seen.answers.append(text)
             if fault == "truncated":  # well-framed HTTP around half a JSON document
                 answer = response(b"200 OK", text[: len(text) // 2])
             writer.write(answer if fault != "torn" else start + b"\r\n\r\n" + text[: len(text) // 2])
