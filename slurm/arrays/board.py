@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -69,8 +70,9 @@ class Board:
                 yield blocks[number]
 
     def begin(self, slot: int, index: int) -> None:
-        """The worker goes about a command."""
-        append_line(self._results(slot), {"begun": index})
+        """The worker goes about a command; which node that is on stands there for whoever looks for one that is ill."""
+        node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        append_line(self._results(slot), {"begun": index, "node": node})
 
     def end(self, slot: int, ending: Ending) -> None:
         """It is done with it."""

@@ -101,7 +101,7 @@ def curate(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `megavlm curate run` with these stages and this executor on the raw folder, into `out`."""
 
     def start(out: str, stages: dict[str, Any], executor: dict[str, Any]) -> subprocess.Popen[str]:
-        tree = {"name": out, "curation": {"source": {"path": str(tmp_path / "raw")}, "stages": stages}}
+        tree = {"name": "arrays", "curation": {"source": {"path": str(tmp_path / "raw")}, "stages": stages}}
         tree["curation"]["executor"] = executor
         recipe = tmp_path / f"{out}.yaml"
         recipe.write_text(yaml.safe_dump(tree, sort_keys=False))
