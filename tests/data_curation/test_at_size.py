@@ -10,11 +10,14 @@ import contextlib
 import importlib
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -93,6 +96,38 @@ def test_run_and_report_say_that_the_weights_are_random(curated):
     assert "random weights" in told["weights"] and not told["pretrained"] and "eva02" in told["model"]
     megavlm("report", str(run))
     assert "random weights" in (run / "report.html").read_text()
+
+
+def test_what_judges_notices_one_wrong_image_and_one_wrong_count(curated, tmp_path):
+    _, run, truth, judge = curated
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("by_cluster", "work"))
+    for path in sorted((tmp_path / "run" / "select").glob("*.parquet")):
+        table = pq.read_table(path)
+        keep = table["keep"].to_pylist()
+        if False in keep and True in keep:
+            keep[keep.index(False)] = True
+            pq.write_table(table.set_column(table.schema.get_field_index("keep"), "keep", pa.array(keep)), path)
+            break
+    assert len(judge.selection_faults(tmp_path / "run", truth, NEAREST)[0]) == 1
+    funnel = tmp_path / "run" / "funnel.json"
+    lines = json.loads(funnel.read_text())
+    lines[1]["dropped"]["too_small"] += 1
+    funnel.write_text(json.dumps(lines))
+    assert len(judge.funnel_faults(tmp_path / "run", truth)) == 2, "the sum, and the list of the rejected"
+
+
+def test_a_crawl_is_the_same_whoever_writes_which_shard(tmp_path):
+    crawl = imported("at_size.crawl")
+    made = crawl.Crawl(80, SEED, (64, 80), per_shard=40)
+    crawl.write_crawl(tmp_path / "whole", made)
+    (tmp_path / "parts").mkdir()
+    crawl.write_shard(tmp_path / "parts", made, 1)
+    crawl.write_crawl(tmp_path / "parts", made)
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(files) == 7 and all(
+        (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes() for name in files
+    )
+    assert made.truth() != crawl.Crawl(80, SEED + 1, (64, 80), per_shard=40).truth()
 
 
 @pytest.mark.parametrize("rule", ["code", "paper"])
