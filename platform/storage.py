@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import fsspec
 
-from .errors import InputError, MissingPackage
+from .errors import InputError, MegaVLMError, MissingPackage
 
 Url = str | Path
 
@@ -53,42 +53,39 @@ def read_range(url: Url, start: int, length: int) -> bytes:
 
 
 def exists(url: Url) -> bool:
-    """Whether `url` names a file or folder."""
+    """Whether `url` names a file or folder; raises InputError when its storage does not let us look."""
     path = local_path(url)
     if path is not None:
         return path.exists()
-    fs, inner = _remote(url)
-    return bool(fs.exists(inner))
+    with _looking(url):
+        fs, inner = _remote(url)
+        return bool(fs.exists(inner))
 
 
 def file_size(url: Url) -> int:
-    """Size of `url` in bytes; raises InputError when it is missing."""
+    """Size of `url` in bytes; raises InputError when it is missing, or its storage does not let us look."""
     path = local_path(url)
-    try:
+    with _looking(url):
         if path is not None:
             return path.stat().st_size
         fs, inner = _remote(url)
         return int(fs.size(inner))
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(url)) from error
 
 
 def list_files(url: Url, suffix: str = "") -> list[str]:
     """The files directly in folder `url` whose name ends in `suffix`, sorted, as urls.
 
     Names that start with a dot are left out: temporary files of `open_atomic` carry one. Raises InputError when the
-    folder is missing.
+    folder is missing, or its storage does not let us look.
     """
     path = local_path(url)
-    try:
+    with _looking(url, "no such folder"):
         if path is not None:
             found = [str(entry) for entry in path.iterdir() if entry.is_file()]
         else:
             fs, inner = _remote(url)
             entries = fs.ls(inner, detail=True)
             found = [fs.unstrip_protocol(entry["name"]) for entry in entries if entry["type"] == "file"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError("no such folder", where=str(url)) from error
     names = ((name, PurePosixPath(name).name) for name in found)
     return sorted(name for name, base in names if base.endswith(suffix) and not base.startswith("."))
 
@@ -186,6 +183,23 @@ def _range(url: Url, start: int, length: int | None) -> bytes:
             return file.read(-1 if length is None else length)
     except FileNotFoundError as error:
         raise InputError("no such file", where=str(url)) from error
+
+
+@contextmanager
+def _looking(url: Url, missing: str = "no such file") -> Iterator[None]:
+    """A remote driver's errors as ours, on one line: each driver has its own, and botocore's are no OSErrors."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(missing, where=str(url)) from error
+    except MegaVLMError:
+        raise
+    except Exception as error:
+        if local_path(url) is not None:
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        fix = "check the address, and the credentials and the endpoint in the environment"
+        raise InputError(f"the storage does not let us look: {told}", where=str(url), fix=fix) from error
 
 
 def _remote(url: Url) -> tuple[fsspec.AbstractFileSystem, str]:
