@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from megavlm.platform.runs.lines import append_line
 
 from .memory import MemoryWatch
 
-NOTED = "pilot.jsonl"  # in the run: {"seconds", "finished"} and {"stage", "worker", "together"} of each attempt
+NOTED = (
+    "pilot.jsonl"  # in the run: {"seconds", "finished"} of each attempt, and {"stage", "driver", "worker", "together"}
+)
 LOOK_SECONDS = 0.02
 ENDS = {InputError.exit_code: InputError, SavedResumable.exit_code: SavedResumable}
 
@@ -38,7 +41,7 @@ def drive(folder: RunFolder) -> None:
         process.wait()
         append_line(folder.path(NOTED), {"seconds": time.monotonic() - started, "finished": code == 0})
         for stage, peak in watch.peaks.items():
-            append_line(folder.path(NOTED), {"stage": stage, "worker": peak.worker, "together": peak.together})
+            append_line(folder.path(NOTED), {"stage": stage, **dataclasses.asdict(peak)})
     if code:
         raise ENDS.get(code, MegaVLMError)(
             f"the pilot's run ended with exit code {code}; the reason stands above",

@@ -127,7 +127,8 @@ def _peaks(noted: list[dict[str, Any]]) -> dict[str, Peak]:
     for line in noted:
         if "stage" in line:
             peak = peaks.setdefault(line["stage"], Peak())
-            peak.worker, peak.together = max(peak.worker, line["worker"]), max(peak.together, line["together"])
+            for name in ("driver", "worker", "together"):
+                setattr(peak, name, max(getattr(peak, name), line[name]))
     return peaks
 
 

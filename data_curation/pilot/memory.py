@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from megavlm.platform.runs import RunFolder
@@ -14,11 +14,12 @@ PROC = Path("/proc")
 
 @dataclasses.dataclass
 class Peak:
-    """Bytes: of the largest worker with all that it started, and of all processes of the run at one time.
+    """Bytes: of the driver, of the largest worker with all that it started, and of all processes at one time.
 
     A run without worker processes is its own worker.
     """
 
+    driver: int = 0
     worker: int = 0
     together: int = 0
 
@@ -35,13 +36,14 @@ class MemoryWatch:
 
     def look(self) -> None:
         """Note how much memory is in use, and at the most since the last look."""
-        driver = _peak(self.driver)
+        now, driver = _resident(self.driver)
         _forget_peak(self.driver)
-        workers = [sum(_peak(one) for one in _family(child)) for child in _children(self.driver)]
+        workers = [_added(_resident(one) for one in _family(child)) for child in _children(self.driver)]
         if self._stage and driver:
             peak = self.peaks.setdefault(self._stage, Peak())
-            peak.worker = max(peak.worker, *(workers or [driver]))
-            peak.together = max(peak.together, driver + sum(workers))
+            peak.driver = max(peak.driver, driver)
+            peak.worker = max(peak.worker, *(most for _, most in workers), 0 if workers else driver)
+            peak.together = max(peak.together, now + sum(current for current, _ in workers))
         self._stage = self._stage_now()
 
     def _stage_now(self) -> str:
@@ -55,13 +57,19 @@ class MemoryWatch:
         return str(stages[-1]) if stages else ""
 
 
-def _peak(process: int) -> int:
-    """VmHWM: the most resident memory, in bytes; 0 of a process that is gone."""
+def _resident(process: int) -> tuple[int, int]:
+    """Resident memory in bytes, now and at the most (VmRSS, VmHWM); 0 of a process that is gone."""
     try:
         lines = (PROC / str(process) / "status").read_text().splitlines()
     except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+        return 0, 0
+    found = {line[:5]: 1024 * int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return found.get("VmRSS", 0), found.get("VmHWM", 0)
+
+
+def _added(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    now, most = zip(*pairs, strict=True)
+    return sum(now), sum(most)
 
 
 def _forget_peak(process: int) -> None:

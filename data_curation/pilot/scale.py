@@ -57,8 +57,9 @@ def workers(config: CurationConfig) -> int:
 
 
 def tasks_per_command(config: CurationConfig, shards: int) -> int:
-    """So many that every worker has something to do: side by side, they are slower than alone."""
-    return min(config.executor.tasks_per_command, -(-shards // workers(config)))
+    """Fewer than the recipe's where workers would be idle: side by side, they are slower than alone."""
+    each, side = config.executor.tasks_per_command, workers(config)
+    return each if side == 1 else min(each, -(-shards // side))
 
 
 def _set(options: Any, key: str, value: Any, name: str, changes: dict[str, dict[str, Any]]) -> None:

@@ -10,10 +10,11 @@ from .forecast import Forecast
 WIDTHS = "{:<18}{:>13}{:>13}{:>12}{:>10}{:>10}  {}"
 
 
-def answer(
-    forecast: Forecast, pilot: dict[str, Any], source: dict[str, Any], warnings: Sequence[str]
-) -> dict[str, Any]:
-    """`told`: of the pilot and of the source. Seconds are wall time; `memory_bytes` are of the largest worker, `memory_bytes_together` of all at a time."""
+def answer(forecast: Forecast, told: dict[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+    """`told`: of the pilot and of the source.
+
+    Seconds are wall time; `memory_bytes` are of the largest worker, `memory_bytes_together` of all processes at a time.
+    """
     stages = [
         {
             "stage": one.stage,

@@ -13,12 +13,13 @@ from megavlm.platform.runs import RunFolder
 from ..config import CurationConfig
 from ..run import CurationRun
 from ..source import Shard
+from .caveats import caveats
 from .draw import Census, by_bytes, census, drawn, evenly, recounted
 from .drive import drive
 from .forecast import Forecaster
 from .measure import measure
 from .rates import load_rates
-from .scale import Scaled, lacking, scale
+from .scale import Scaled, lacking, scale, workers
 from .show import answer
 from .trials import tried
 
@@ -57,9 +58,7 @@ class Pilot:
             self.config, source, measured, lacks, load_rates(), lambda stage, size: tried(runs[-1], stage, size)
         )
         told = self._told(source, plans[-1], measured[-1].samples, shards, sum(one.seconds for one in measured))
-        return answer(
-            forecaster.all(), told["pilot"], told["source"], list(self._warnings(source, shards, measured, lacks))
-        )
+        return answer(forecaster.all(), told, caveats(measured, lacks, workers(self.config)))
 
     def _census(self, folder: Path) -> Census:
         """`folder` gets the lists of members that some sources write, where its run would have them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ from megavlm.platform.progress import Progress, progress
 
 from ..ledger import writer
 from ..stages.base import Outcome, ShardStage, Worker
+from ..stages.demand import Demand, Size
 from ..stages.sidecar import judging_schema
 from ..text.stages.base import table_of
 from .ask import EndpointCaptioner
 from .cache import ResponseCache
-from .endpoints import Asking, check_endpoint
+from .endpoints import Asking, check_endpoint, silent
 from .page import Captioner, Page, Wanted
 from .pool import Remote
 from .reply import Answer
@@ -91,6 +93,15 @@ class Asked(ShardStage):
     def decisive(self) -> dict[str, Any]:
         """The model, what it is asked, and its parameters."""
         return self.model_dump(mode="json", exclude={"endpoints", "server", "asking", "cache"})
+
+    def demand(self, size: Size) -> Demand:
+        """As every ShardStage's; a worker has all its replicas' GPUs."""
+        devices = max(1, self.server.gpus * self.server.replicas) if self.server else 1
+        return dataclasses.replace(super().demand(size), devices=devices)
+
+    def lacks(self) -> str | None:
+        """Its server's command, or an endpoint that listens."""
+        return self.server.lacks() if self.server else silent(self.endpoints)
 
     def captioner(self, run: CurationRun) -> Captioner:
         """Whoever answers; servers start when the first question is there."""

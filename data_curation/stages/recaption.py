@@ -58,6 +58,10 @@ class Recaption(Asked):
         """A model in this process may round otherwise than one that is served."""
         return super().decisive() | {"transformers": self.transformers and self.transformers.decisive()}
 
+    def lacks(self) -> str | None:
+        """Or the model."""
+        return self.transformers.lacks(self.model) if self.transformers else super().lacks()
+
     def captioner(self, run: CurationRun) -> Captioner:
         """The model itself, or as every stage's that asks."""
         if self.transformers is None:
