@@ -7,6 +7,7 @@ and key of each), date, reason. Never the contents. An id that named nothing is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from megavlm.platform.runs.lines import read_lines
 from megavlm.platform.storage import write_atomic
@@ -43,35 +43,38 @@ class Blocklist:
         """The list with these lines after its own."""
         return Blocklist((*self.lines, *lines))
 
-    @property
-    def ids(self) -> list[str]:
-        """Every id once, sorted."""
-        return sorted({line["id"] for line in self.lines})
+    @functools.cached_property
+    def ids(self) -> frozenset[str]:
+        """Every id once."""
+        return frozenset(line["id"] for line in self.lines)
 
-    def rows(self) -> set[tuple[str, str]]:
+    @functools.cached_property
+    def rows(self) -> frozenset[tuple[str, str]]:
         """(source shard, source key) of every sample ever removed: its exported key may be another one next time."""
-        return {(row["shard"], row["key"]) for line in self.lines for row in line.get("samples", ())}
+        return frozenset((row["shard"], row["key"]) for line in self.lines for row in line.get("samples", ()))
 
     def state(self) -> dict[str, Any]:
         """How many ids, and a hash of what is blocked: an export made with the same state lacks the same samples."""
-        blocked = json.dumps([self.ids, sorted(self.rows())])
+        blocked = json.dumps([sorted(self.ids), sorted(self.rows)])
         return {"ids": len(self.ids), "digest": hashlib.sha256(blocked.encode()).hexdigest()[:16]}
 
-    def blocks(self, table: pa.Table) -> pa.Array:
-        """bool [rows of a provenance table]: which samples may not be exported."""
-        out = pa.array([False]).take(pa.array([0] * len(table), pa.int64()))
-        if not self.lines:
-            return out
-        ids = pa.array(self.ids, pa.string())
-        for kind in kinds_of(table):
-            out = pc.or_(out, pc.is_in(table[kind].combine_chunks(), value_set=ids))
-        rows = pa.array([f"{shard}/{key}" for shard, key in sorted(self.rows())], pa.string())
-        places = pc.binary_join_element_wise(table["source_shard"], table["source_key"], "/").combine_chunks()
-        return pc.or_(out, pc.is_in(places, value_set=rows))
+    def blocked(self, table: pa.Table) -> pa.Table:
+        """The rows of a provenance table that may not be exported. Its cost does not grow with the list."""
+        return table.take(pa.array(self._numbers(table), pa.int64()))
 
     def allowed(self, table: pa.Table) -> pa.Table:
-        """The rows of a provenance table that may be exported."""
-        return table.filter(pc.invert(self.blocks(table)))
+        """The rows that may."""
+        out = set(self._numbers(table))
+        return table.take(pa.array([row for row in range(len(table)) if row not in out], pa.int64())) if out else table
+
+    def _numbers(self, table: pa.Table) -> list[int]:
+        if not self.lines:
+            return []
+        rows = zip(table["source_shard"].to_pylist(), table["source_key"].to_pylist(), strict=True)
+        found = {number for number, row in enumerate(rows) if row in self.rows}
+        for kind in kinds_of(table):
+            found |= {number for number, value in enumerate(table[kind].to_pylist()) if value in self.ids}
+        return sorted(found)
 
 
 def kinds_of(table: pa.Table) -> list[str]:

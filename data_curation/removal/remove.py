@@ -45,11 +45,10 @@ class Removal:
                 rows[one].append({"shard": row["source_shard"], "key": row["source_key"]})
                 kinds[one].append(kind)
         about = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "reason": reason}
-        before, listed = known.rows(), set(known.ids)
         lines = [
             {"id": one, "kinds": sorted(set(kinds[one])), "samples": rows[one], **about}
             for one in ids
-            if one not in listed or {(row["shard"], row["key"]) for row in rows[one]} - before
+            if one not in known.ids or {(row["shard"], row["key"]) for row in rows[one]} - known.rows
         ]
         return cls(ids, shards, known.with_lines(lines))
 

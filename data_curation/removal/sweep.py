@@ -44,9 +44,8 @@ def concerned(export: Path, blocked: Blocklist) -> Iterator[Concerned]:
     for name in shard_names(export):
         file = pq.ParquetFile(provenance_path(export, name))
         table = file.read(columns=[column for column in NAMES if column in file.schema_arrow.names])
-        mask = blocked.blocks(table)
-        if pc.any(mask).as_py():
-            yield Concerned(name, table.filter(mask).to_pylist())
+        if rows := blocked.blocked(table).to_pylist():
+            yield Concerned(name, rows)
 
 
 def sweep(export: Path, blocked: Blocklist) -> list[str]:
