@@ -43,7 +43,8 @@ def _intro(view: View) -> str:
     if "recaption" not in view.stages.root:
         return "The original captions were checked; those that were dropped, by reason."
     options: Any = view.stages["recaption"]
-    return f"New captions by {options.model}, asked with the prompt '{options.prompt}' and {options.parameters}."
+    how = ", ".join(f"{name} {value}" for name, value in options.parameters.items())
+    return f"New captions by {options.model}, asked with the prompt '{options.prompt}' ({how})."
 
 
 def _columns(stages: Sequence[str]) -> dict[str, list[str]]:

@@ -36,9 +36,11 @@ def add_clusters(view: View, pictures: Pictures, report: Report) -> None:
         return
     found = measured(view, "select" if view.has("select") else "assign")
     facts = view.notes("cluster")
-    ran = f"{facts.get('iterations_run')} iterations of K-means on {facts.get('trained_on'):,} images"
     got = f"{int(found.sizes.sum()):,} images in {np.count_nonzero(found.sizes):,} of {len(found.sizes):,} clusters"
-    report.section("Clusters", f"{got}, as {found.stage} got them; {ran}. {view.scope(found.stage)}".strip())
+    told = [f"{got}, as {found.stage} got them."]
+    if {"iterations_run", "trained_on"} <= facts.keys():
+        told += [f"{facts['iterations_run']} iterations of K-means on {facts['trained_on']:,} images."]
+    report.section("Clusters", " ".join([*told, view.scope(found.stage)]).strip())
     _draw_sizes(view, found, report)
     chosen = named(found)
     members = nearest(view, found.stage, list(chosen))

@@ -49,7 +49,9 @@ class Tally:
         counted = dict(zip(series, rows.tolist(), strict=True))
         marks = {limit.name: limit.value for limit in self.limits}
         unit, log = self.measure.unit, self.measure.log
-        return Chart(self.measure.title, edges.tolist(), counted, unit, marks, log, self.note())
+        return Chart(
+            self.measure.title, edges.tolist(), counted, unit, marks, log, self.note(), whole=self.measure.whole
+        )
 
     def note(self) -> str:
         """Numbers to the picture."""

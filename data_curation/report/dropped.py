@@ -43,7 +43,8 @@ def _add_stage(view: View, stage: str, pictures: Pictures, report: Report) -> No
         told = f"{reason}: {counts.get(reason, len(gallery)):,}" if reason else "rare reasons"
         report.gallery(f"{stage}: {told}", gallery, size=96)
     if blind := [row | {"detail": _cut(row["detail"])} for row in rows if (row["shard"], row["key"]) not in found]:
-        report.table(blind, ["reason", "shard", "key", "detail"], title=f"{stage}: examples without a picture")
+        without = " without a picture" if "ingest" in view.stages.root else ""
+        report.table(blind, ["reason", "shard", "key", "detail"], title=f"{stage}: examples{without}")
     if pictures.lost:
         pictures.tell(report, len(rows), len(found))
 

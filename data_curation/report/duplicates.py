@@ -34,7 +34,9 @@ def add_duplicates(view: View, pictures: Pictures, report: Report) -> None:
         return
     pairs, total = read_pairs(path)
     options = {name: value for name, value in view.stages["deduplicate"].model_dump().items() if value is not None}
-    if "wanted_fraction" not in options:
+    if "wanted_fraction" in options:  # the epsilon that the trials led to
+        options |= {name: value for name, value in view.notes("deduplicate").items() if name == "epsilon"}
+    else:
         del options["trial_epsilons"]
     asked = ", ".join(f"{name} {value}" for name, value in options.items())
     read = f" Shown from {len(pairs):,} of them, evenly spread." if len(pairs) < total else ""

@@ -35,7 +35,7 @@ def add_leaks(view: View, pictures: Pictures, report: Report) -> None:
     report.section("Evaluation images", f"{gone:,} samples {near}, or are the same file.")
     rows = examples(view, "decontaminate", DRAWN, ["distance"]).get("evaluation_image", [])
     # the farthest are where errors are; equal bytes come last
-    rows.sort(key=lambda row: ("equal bytes" in row["detail"], -(row["distance"] or 0)))
+    rows.sort(key=lambda row: (is_copy(row), -(row["distance"] or 0)))
     shown = rows[: SHOWN // 2] + rows[SHOWN // 2 :][:: max(1, len(rows) // SHOWN)][: SHOWN - SHOWN // 2]
     names = [(row["shard"], row["key"]) for row in shown]
     found, sizes = pictures.encoded(names), facts(view, "filter", names, SIZES)
@@ -46,9 +46,15 @@ def add_leaks(view: View, pictures: Pictures, report: Report) -> None:
         there = encoded(known[item]) if item in known else b""
         told = ", ".join(filter(None, [f"dropped: {row['key']}", size_of(sizes.get(name))]))
         sides = [(found.get(name, b""), told), (there, f"{item[0]}: {item[1]}")]
-        cases.append(Case(sides, [("why", row["detail"].rpartition(", ")[2])]))
+        why = row["detail"].rpartition(", ")[2] + ("" if is_copy(row) else f" differ (limit {options.radius})")
+        cases.append(Case(sides, [("why", why)]))
     report.cases("Weakest evidence first: dropped | evaluation image", cases, THUMBNAIL)
     pictures.tell(report, len(set(names)), len(found))
+
+
+def is_copy(row: dict[str, Any]) -> bool:
+    """Whether a sample is the evaluation image's very file."""
+    return str(row["detail"]).endswith("equal bytes")
 
 
 def item_of(detail: str) -> tuple[str, str]:

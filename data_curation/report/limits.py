@@ -79,16 +79,16 @@ def _all(stages: CurationStages) -> Iterator[tuple[str, Limit]]:
         for kind, (measure, options) in RULES.items():
             if isinstance(rule, kind):
                 yield from ((measure, limit) for limit in _of(rule, options))
-    options = {stage.name: stage.model_dump() for stage in stages}
-    if (duplicates := options.get("deduplicate")) and duplicates["hash_radius"] and duplicates["min_hash_quality"] > 0:
+    told = {stage.name: stage.model_dump() for stage in stages}
+    if (duplicates := told.get("deduplicate")) and duplicates["hash_radius"] and duplicates["min_hash_quality"] > 0:
         yield "pdq_quality", Limit(duplicates["min_hash_quality"], "below", "hash not compared")
-    if leaks := options.get("decontaminate"):
+    if leaks := told.get("decontaminate"):
         yield "leak_bits", Limit(leaks["radius"], "up to")
-    if (checked := options.get("check_captions")) and "recaption" in options and checked["source"] != "ingest":
-        for rule_options in checked["rules"]:
-            if rule_options["name"] == "length":
-                yield "new_words", Limit(rule_options["min_words"], "below")
-                yield "new_words", Limit(rule_options["max_words"], "above")
+    if (checked := told.get("check_captions")) and "recaption" in told and checked["source"] != "ingest":
+        for options in checked["rules"]:
+            if options["name"] == "length":
+                yield "new_words", Limit(options["min_words"], "below")
+                yield "new_words", Limit(options["max_words"], "above")
 
 
 def _of(rule: Rule, options: Mapping[str, str]) -> Iterator[Limit]:

@@ -83,11 +83,12 @@ class View:
         return found
 
     def table(self, stage: str, shard: str, columns: Sequence[str]) -> pa.Table | None:
-        """Columns of a sidecar; None where somebody has removed or damaged it."""
+        """Columns of a sidecar; None where it was removed or damaged, or an earlier version wrote other columns."""
         try:
-            return self.run.sidecar(stage, shard, columns)
+            found = self.run.sidecar(stage, shard, columns)
         except (OSError, pa.ArrowInvalid, InputError):
             return None
+        return found if set(columns) <= set(found.column_names) else None
 
     def tables(self, stage: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
         """Columns of a stage's sidecars, shard by shard, one in memory at a time."""
@@ -115,5 +116,5 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def share(part: float, whole: float) -> str:
-    """A part of a whole for people: "12.5 %"; "0 %" of nothing."""
-    return f"{100 * part / whole:.3g} %" if whole else "0 %"
+    """A part of a whole for people, which breaks over no two lines: "12.5 %"; "0 %" of nothing."""
+    return f"{100 * part / whole:.3g}\N{NO-BREAK SPACE}%" if whole else "0\N{NO-BREAK SPACE}%"

@@ -18,6 +18,7 @@ STYLE: Any = {  # rcParams; matplotlib's own type spells out every key there is
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "svg.hashsalt": "megavlm",  # the same figure gives the same bytes
     "font.size": 9.5,
+    "text.parse_math": False,  # names may hold dollar signs
     "text.color": INK,
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
@@ -85,7 +86,7 @@ def bars(groups: Mapping[str, float | Mapping[str, float]], x_label: str, marks:
 
 
 def stacked(table: Mapping[str, Mapping[str, int]], x_label: str) -> str:
-    """SVG of horizontal bars made of parts; what the parts are is written at the bar's end."""
+    """SVG of horizontal bars made of parts; at its end stand both parts of a bar, or the sum of more."""
     names = list(dict.fromkeys(name for row in table.values() for name in row))
 
     def draw(axes: Any) -> None:
@@ -95,7 +96,7 @@ def stacked(table: Mapping[str, Mapping[str, int]], x_label: str) -> str:
             drawn = axes.barh(range(len(table)), values, left=ends, height=0.72, color=colour(index), label=name)
             ends = [end + value for end, value in zip(ends, values, strict=True)]
         if names:
-            axes.bar_label(drawn, labels=[_parts(row) for row in table.values()], padding=3)
+            axes.bar_label(drawn, labels=[_parts(row, len(names)) for row in table.values()], padding=3)
         axes.set_yticks(range(len(table)), list(table))
         axes.set(xlabel=x_label)
         axes.invert_yaxis()
@@ -106,7 +107,9 @@ def stacked(table: Mapping[str, Mapping[str, int]], x_label: str) -> str:
     return figure(draw, height=0.9 + 0.3 * max(len(table), 1))
 
 
-def _parts(row: Mapping[str, int]) -> str:
+def _parts(row: Mapping[str, int], most: int) -> str:
+    if most > 2:
+        return f"{sum(row.values()):,}"
     return ", ".join(f"{value:,} {name}" for name, value in row.items() if value)
 
 
@@ -133,11 +136,12 @@ def figure(draw: Callable[[Any], None], height: float, width: float = WIDTH) -> 
 
 
 def scale(axes: Any, log_x: bool, log_y: bool) -> None:
-    """Logarithmic axes, labelled with plain numbers: 1,000 rather than 10^3."""
+    """Logarithmic axes, labelled with plain numbers: 1,000 rather than 10^3; linear ones where they span too little."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for wanted, axis in ((log_x, axes.xaxis), (log_y, axes.yaxis)):
-        if wanted:
+        low, high = axis.get_view_interval()
+        if wanted and not 0 < high <= 2 * low:
             getattr(axes, f"set_{axis.axis_name}scale")("log")
             low, high = axis.get_view_interval()
             # on less than two decades, the decades alone would leave the axis without numbers

@@ -41,6 +41,7 @@ class Histogram:
     log_x: bool = False
     note: str = ""
     y_label: str = "samples"
+    whole: bool = False  # the values are whole numbers
 
     def svg(self) -> str:
         """Filled steps; a limit outside the edges widens the axis, so that it is seen all the same."""
@@ -55,6 +56,8 @@ class Histogram:
             axes.set(xlabel=self.x_label, ylabel=self.y_label)
             axes.grid(visible=False, axis="x")
             charts.scale(axes, self.log_x, log_y=False)
+            if self.whole and axes.get_xscale() == "linear":
+                axes.xaxis.get_major_locator().set_params(integer=True)
             _legend(axes, [*(self.series if len(self.series) > 1 else ()), *self.marks])
 
         return charts.figure(draw, HEIGHT, WIDTH)

@@ -70,6 +70,8 @@ def test_damaged_and_missing_sidecars_cost_themselves(copied, told):
     (copied / "filter" / "00001.parquet").write_bytes(b"damaged")
     (copied / "ingest" / "00002.parquet").unlink()
     (copied / "select" / "00009.parquet").unlink()
+    older = pq.read_table(copied / "filter" / "00000.parquet").drop_columns(["contrast"])
+    pq.write_table(older, copied / "filter" / "00000.parquet")
     assert sections(told(copied)) == SECTIONS
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
+from megavlm.data_curation.report import duplicates
 from megavlm.data_curation.report.clusters import measured, named, nearest
 from megavlm.data_curation.report.duplicates import ends, largest_groups, telling
 from megavlm.data_curation.report.mosaic import COLUMNS, TILE, corner, mosaic
@@ -114,6 +115,18 @@ def test_the_weakest_pairs_of_every_method_come_first():
     assert ends(found[-1])[0] == ("s", "g")
     features = next(pair for pair in found if pair["found_by"] == "features")
     assert ends(features) == (("s", "d0"), ("s", "c0"))
+
+
+def test_of_many_pairs_a_part_is_read_and_all_are_counted(tmp_path, monkeypatch):
+    rows = [("s", f"a{i:03d}", "s", f"b{i}", "hash", 1, None, False, True) for i in range(300)]
+    pq.write_table(table(*rows), tmp_path / "pairs.parquet", row_group_size=10)
+    monkeypatch.setattr(duplicates, "ROWS_READ", 50)
+    pairs, total = duplicates.read_pairs(tmp_path / "pairs.parquet")
+    places = [int(key[1:]) for key in pairs["key_a"].to_pylist()]
+    assert (len(pairs), total) == (50, 300) and places[:10] == list(range(10)) and max(places) > 230
+    pq.write_table(table(*rows)[:0], tmp_path / "none.parquet")
+    none, total = duplicates.read_pairs(tmp_path / "none.parquet")
+    assert (len(none), total, telling(none), largest_groups(none)) == (0, 0, [], [])
 
 
 def test_the_largest_groups_are_counted_by_who_stays():
