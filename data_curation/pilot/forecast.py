@@ -127,15 +127,16 @@ class Forecaster:
         )
 
     def _memory(self, taken: Sequence[Taken], demand: Demand, commands: int) -> tuple[int | None, int | None]:
-        """Of one worker, and of all processes at a time."""
+        """Of the largest process, and of all of them at a time."""
         seen = [(one, one.peak) for one in taken if one.peak is not None]
         if not seen:
             return None, None
         points = [(one.demand.rows, peak.worker - one.demand.stated) for one, peak in seen]
-        worker = round(fit_growth(points, MEMORY_NOISE).at(demand.rows) + demand.stated)
+        grown_to = round(fit_growth(points, MEMORY_NOISE).at(demand.rows) + demand.stated)
         one, peak = seen[-1]
-        worker = max(worker, peak.worker)  # what was needed once will be needed again
-        return worker, max(0, peak.together - one.commands * peak.worker) + commands * worker
+        worker = max(grown_to, peak.worker)  # what was needed once will be needed again
+        more = one.commands * (worker - peak.worker) + max(0, commands - one.commands) * worker
+        return max(worker, peak.driver), peak.together + more
 
     def _note(self, stage: Stage, kept: int) -> str:
         after = self.rates.after.get(stage.name)
