@@ -114,18 +114,27 @@ def prefix(task: int) -> str:
 
 def _origin(names: dict[str, str], facts: dict[str, Facts]) -> dict[str, pa.Array]:
     """The columns of provenance that no stage measured, for samples with their exported `names`."""
-    metadata = [json.loads(one["metadata"]) for one in facts.values()]
-    urls = [found.get("url") or found.get("URL") for found in metadata]
+    urls = [url_of(json.loads(one["metadata"])) for one in facts.values()]
     new = [one.get("recaption") for one in facts.values()]
     captions = [said["caption"] if said else one["caption"] for one, said in zip(facts.values(), new, strict=True)]
     return {
         "key": pa.array(names.values(), pa.string()),
         "source_key": pa.array(names, pa.string()),
-        "url": pa.array([url if isinstance(url, str) else None for url in urls], pa.string()),
+        "url": pa.array(urls, pa.string()),
         "sha256": pa.array([one["sha256"] for one in facts.values()], pa.string()),
         "caption_words": pa.array([len(Caption(caption).words) for caption in captions], pa.int32()),
         "caption_origin": pa.array([said["model"] if said else "source" for said in new], pa.string()),
     }
+
+
+def url_of(metadata: dict[str, Any]) -> str | None:
+    """Where an image came from; in an export that was curated again, its first source's word."""
+    found = metadata.get("url") or metadata.get("URL")
+    if isinstance(found, str):
+        return found
+    source = metadata.get("source")
+    before = source.get("metadata") if isinstance(source, dict) else None
+    return url_of(before) if isinstance(before, dict) else None
 
 
 def exported(key: str, shard: str, sample: Sample, facts: Facts) -> dict[str, Any]:

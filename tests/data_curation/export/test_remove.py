@@ -207,6 +207,20 @@ def test_an_export_alone_is_enough(finished, verb, ids, tmp_path):
     assert life["stages"] == [] and life["removed"]["id"] == GONE[0]
 
 
+def test_an_export_curated_again_is_still_known_by_the_first_urls(finished, verb, ids, tools, tmp_path, again):
+    import yaml
+
+    tree = tools.recipe(tmp_path, select={"nearest": 100})
+    tree["curation"]["source"] = {"kind": "tars", "path": str(tmp_path), "parts": {"first": "run/export"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    again(out="merged")
+    told = verb("data remove", tmp_path / "merged", "--ids", ids(*(f"{PREFIX}{key}" for key in GONE)))
+    assert told["samples"] == 3 and [one["kinds"] for one in told["ids"]] == [{"url": 1}] * 3
+    assert not {f"first/{key}" for key in GONE} & set(keys(tmp_path / "merged" / "export"))
+    [life] = verb("curate inspect", tmp_path / "merged", "first/000000001")["samples"]
+    assert life["export"]["key"] == "first/000000001" and set(life["export"]["members"]) == {"jpg", "txt", "json"}
+
+
 def test_what_is_still_held_is_told(finished, verb, ids):
     held = {one["where"]: one["what"] for one in verb("data remove", finished, "--ids", ids(GONE[0]))["still_held"]}
     assert held[str(finished / "ingest")].startswith("captions and metadata")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
+
 from megavlm.platform.shards import ShardReader
 
 
@@ -36,3 +38,7 @@ def test_the_new_caption_is_exported_with_its_origin_and_the_old_one(tools, tmp_
         captions[told["original"]] = sample.fields["txt"].decode()
     assert sorted(captions) == [f"old {number}" for number in range(6)]
     assert not set(captions) & set(captions.values())
+    rows = pd.read_parquet(tmp_path / "run" / "export" / "provenance")
+    assert rows["caption_origin"].tolist() == ["any"] * 6 and rows["recaption.model"].tolist() == ["any"] * 6
+    assert not {"recaption.caption", "ingest.caption"} & set(rows.columns)
+    assert json.loads((tmp_path / "run" / "export" / "statistics.json").read_text())["caption_origins"] == {"any": 6}
