@@ -17,7 +17,10 @@ from megavlm.platform.cli import main
 
 pytestmark = pytest.mark.multiprocess
 Pilot = Callable[..., dict[str, Any]]
-STAGE = "stage images_in kept seconds worker_seconds rate label disk_bytes memory_bytes note".split()
+STAGE = [
+    "stage", "images_in", "kept", "seconds", "worker_seconds",
+    "rate", "label", "disk_bytes", "memory_bytes", "note",
+]  # fmt: skip
 
 
 @pytest.fixture
