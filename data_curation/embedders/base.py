@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,18 @@ RANDOM_WEIGHTS = "random weights (no pretrained model was given): features know 
 GRID = 4  # side of the pooled token grid of `pooling: grid`
 
 
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """What an embedder builds: uint8 images [H, W, 3] -> float32 features [n, d], in two steps."""
+
+    prepare: Callable[[np.ndarray], np.ndarray]  # of each image, an array of one shape for all; may run in threads
+    forward: Callable[[np.ndarray], np.ndarray]  # of the prepared ones, stacked
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Both steps."""
+        return self.forward(np.stack([self.prepare(image) for image in images]))
+
+
 class Embedder(Config):
     """uint8 images [H, W, 3] -> unit-free features [d]. Torch is imported when `build` is called."""
 
@@ -32,19 +46,16 @@ class Embedder(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU; a CPU is slower with it
     runtime: Literal["torch", "openvino"] = "torch"  # OpenVINO: CPU, `pooling: model`; somewhat faster there
 
-    def build(self, seed: int) -> tuple[Callable[[list[np.ndarray]], np.ndarray], dict[str, Any]]:
-        """The function images -> float32 [n, d], and notes for the ledger (model, weights, parameters, dimension)."""
+    def build(self, seed: int) -> tuple[Embedding, dict[str, Any]]:
+        """The embedding, and notes for the ledger (model, weights, parameters, dimension)."""
         import torch
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # random weights are the same in every worker
             module, size, mean, std = self.load()
         forward = self._forward(module.eval(), size)
-
-        def embed(images: list[np.ndarray]) -> np.ndarray:
-            return forward(np.stack([prepare(image, size, self.resize, mean, std) for image in images]))
-
-        return embed, self._notes(module, size)
+        looked_at = functools.partial(prepare, size=size, resize=self.resize, mean=mean, std=std)
+        return Embedding(looked_at, forward), self._notes(module, size)
 
     def _forward(self, module: torch.nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
         """Pixels float32 [n, 3, size, size] -> features float32 [n, d]."""
@@ -81,7 +92,9 @@ class Embedder(Config):
             raise ConfigError("openvino is not installed", where=where, fix="pip install openvino") from None
         with torch.inference_mode():
             model = openvino.convert_model(module, example_input=torch.zeros(2, 3, size, size))
-        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        # as many threads as torch would take: by itself it takes every core, in each worker
+        how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = openvino.compile_model(model, "CPU", how)
         return lambda pixels: np.asarray(compiled(pixels)[0], dtype=np.float32)
 
     def lacks(self) -> str | None:
@@ -122,7 +135,10 @@ def prepare(image: np.ndarray, size: int, resize: str, mean: np.ndarray, std: np
     left, top = ((width - side) / 2, (height - side) / 2) if resize == "center_crop" else (0, 0)
     box = (left, top, left + side, top + side) if resize == "center_crop" else (0, 0, width, height)
     square = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
-    values = (np.asarray(square, dtype=np.float32) / 255.0 - mean) / std
+    values = np.array(square, dtype=np.float32)
+    values /= 255.0
+    values -= mean
+    values /= std
     return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
 
 

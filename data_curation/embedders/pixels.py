@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from pydantic import PositiveInt
 
 from megavlm.platform.config import Config
+
+from .base import Embedding
 
 
 class Pixels(Config):
@@ -18,16 +19,15 @@ class Pixels(Config):
     side: PositiveInt = 8
     batch_size: PositiveInt = 256
 
-    def build(self, seed: int) -> tuple[Callable[[list[np.ndarray]], np.ndarray], dict[str, Any]]:
-        """The function images uint8 [H, W, 3] -> float32 [n, d], and notes for the ledger; `seed` changes nothing."""
+    def build(self, seed: int) -> tuple[Embedding, dict[str, Any]]:
+        """The embedding, and notes for the ledger; `seed` changes nothing."""
         from PIL import Image
 
-        def embed(images: list[np.ndarray]) -> np.ndarray:
-            size = (self.side, self.side)
-            small = [Image.fromarray(image).resize(size, Image.Resampling.BOX) for image in images]
-            return np.stack([np.asarray(image, dtype=np.float32).ravel() / 255.0 for image in small])
+        def prepare(image: np.ndarray) -> np.ndarray:
+            small = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BOX)
+            return np.asarray(small, dtype=np.float32).ravel()
 
-        return embed, {
+        return Embedding(prepare, lambda pixels: pixels / np.float32(255.0)), {
             "model": "pixels",
             "weights": "none",
             "pretrained": False,

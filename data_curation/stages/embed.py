@@ -37,7 +37,7 @@ class Embed(ShardStage):
 
     embedder: point(EMBEDDERS)  # type: ignore[valid-type]
     decoder: str = "exact"  # one of platform's image decoders; `fast` decodes no larger than the model looks
-    decode_threads: PositiveInt = 1  # decode the next batches while the model works on one
+    decode_threads: PositiveInt = 1  # decode and resize the next batches while the model works on one
     prefetch: PositiveInt = 2  # batches decoded ahead, which is what they cost in memory
 
     def decisive(self) -> dict[str, Any]:
@@ -59,13 +59,14 @@ class Embed(ShardStage):
         decoder = load_decoder(self.decoder)
         embed, notes = self.embedder.build(run.seed)
 
+        def prepared(files: list[bytes]) -> np.ndarray:
+            return np.stack([embed.prepare(image) for image in decoded(files, decoder, notes["image_size"])])
+
         def judge(name: str) -> tuple[pa.Table, dict[str, Any]]:
             keys = run.survivors(self.name, name).to_pylist()
             files = blocks_of(map(image_bytes, read_samples(shards[name], keys)), self.embedder.batch_size)
-            images = ahead(
-                files, lambda block: decoded(block, decoder, notes["image_size"]), self.decode_threads, self.prefetch
-            )
-            blocks = [embed(block) for block in images]
+            batches = ahead(files, prepared, self.decode_threads, self.prefetch)
+            blocks = [embed.forward(batch) for batch in batches]
             features = np.concatenate(blocks) if blocks else np.empty((0, 0), np.float32)
             if len(features) != len(keys):
                 raise InputError(f"shard {name} holds {len(features)} of {len(keys)} samples", fix="run again")
