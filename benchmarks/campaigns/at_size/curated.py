@@ -6,7 +6,6 @@ cosines are numpy's.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections import Counter
@@ -16,12 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import zarr
-from PIL import Image
 
 HASH_RADIUS, LEAST_QUALITY = 52, 20  # ../hash_radius.md measured them on pictures of other seeds
 TIE = 1e-6  # of a cosine: float32's sums may put two images the other way round
-THUMBNAIL = 24  # px
-BLOCK = 2000  # rows of a matrix of all pairs
 Truth = dict[str, Any]
 
 
@@ -149,50 +145,3 @@ def _icons_before(truth: Truth, keys: list[str], clusters: np.ndarray, cosines: 
     icons = np.isin(np.array(keys), truth["icons"])
     inside = np.flatnonzero(clusters == np.bincount(clusters[icons]).argmax())
     return int(icons[inside[np.argsort(-cosines[inside], kind="stable")][:nearest]].sum())
-
-
-def likeness(raw: Path, run: Path, truth: Truth) -> dict[str, float]:
-    """What shows that originals are different pictures, and that copies are not.
-
-    The least distance of two originals' PDQ; the greatest correlation of two originals' thumbnails, and the least of a
-    copy and its original.
-    """
-    hashes = {row["key"]: row["pdq"] for row in rows(run, "filter", ["key", "keep", "pdq"]) if row["keep"]}
-    own = [hashes[key] for key in truth["originals"]]
-    signs = 2.0 * np.unpackbits(np.frombuffer(b"".join(own), np.uint8).reshape(-1, 32), axis=1) - 1
-    pictures: dict[str, np.ndarray] = {}
-    for path in sorted(raw.glob("*.tar")):
-        pictures |= thumbnails(path, truth["originals"].keys() | truth["copies"].keys())
-    copies = [float(pictures[key] @ pictures[copy["of"]]) for key, copy in truth["copies"].items()]
-    return {
-        "originals": len(own),
-        "least bits of originals": (256 - greatest(signs.astype(np.float32))) / 2,
-        "greatest correlation of originals": greatest(np.stack([pictures[key] for key in truth["originals"]])),
-        "least correlation of copies": min(copies),
-    }
-
-
-def greatest(points: np.ndarray) -> float:
-    """The largest product of two different rows of float32 [n, d]."""
-    most = -np.inf
-    for start in range(0, len(points), BLOCK):
-        products = points[start : start + BLOCK] @ points[: start + BLOCK].T
-        products[np.arange(len(products)), start + np.arange(len(products))] = -np.inf
-        most = max(most, float(products.max()))
-    return most
-
-
-def thumbnails(path: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    """Key -> float32 [THUMBNAIL * THUMBNAIL * 3] of length 1, each channel's mean being 0, of images in a tar."""
-    found = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            if key in wanted and extension not in ("txt", "json"):
-                file = tar.extractfile(member)
-                assert file is not None
-                image = Image.open(io.BytesIO(file.read())).convert("RGB").resize((THUMBNAIL, THUMBNAIL))
-                pixels = np.asarray(image, dtype=np.float32).reshape(-1, 3)
-                pixels = (pixels - pixels.mean(axis=0)).ravel()
-                found[key] = pixels / np.linalg.norm(pixels)
-    return found

@@ -19,7 +19,9 @@ from megavlm.platform.demo.photos import PHOTOS, photo
 
 from .renderings import RENDERINGS, Rng, Size, scatter
 
-GRAY_PHOTOS = ("brick", "camera", "cell", "clock_motion", "coins", "grass", "gravel", "moon", "page")
+GRAY_PHOTOS = ("brick", "camera", "cell", "clock_motion", "grass", "gravel", "moon", "page")
+# Round things are the same picture when they are turned: coins, and the rim of the eye against black.
+COLOUR_PHOTOS = tuple(name for name in PHOTOS if name != "retina")
 CELL = 80  # px of a photograph that one picture shows at most
 BLOCK, CONTENT = 4, 4.0  # px; least mean step of gray between neighbouring blocks: empty sky is nobody's picture
 TURNS = (None, *Image.Transpose)  # the eight orientations: PDQ tells them apart
@@ -39,7 +41,7 @@ def scan(name: str) -> Image.Image:
 def cells() -> list[tuple[str, int, int]]:
     """(photograph, left, top) of every cell that shows something."""
     found = []
-    for name in (*PHOTOS, *GRAY_PHOTOS):
+    for name in (*COLOUR_PHOTOS, *GRAY_PHOTOS):
         gray = scan(name).convert("L")
         for top in range(0, gray.height - CELL + 1, CELL):
             for left in range(0, gray.width - CELL + 1, CELL):
