@@ -44,7 +44,7 @@ class Embedder(Config):
     batch_size: PositiveInt = 32
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU; a CPU is slower with it
-    runtime: Literal["torch", "openvino"] = "torch"  # OpenVINO: CPU, `pooling: model`; somewhat faster there
+    runtime: Literal["torch", "openvino"] = "torch"  # OpenVINO: on a CPU, with `pooling: model`
 
     def build(self, seed: int) -> tuple[Embedding, dict[str, Any]]:
         """The embedding, and notes for the ledger (model, weights, parameters, dimension)."""

@@ -108,11 +108,13 @@ class Asked(ShardStage):
         secret = self.asking.secret()
         if self.server is None:
             places = [Remote(url) for url in self.endpoints]
-            return EndpointCaptioner(places, self.model, self.parameters, self.asking.manners(), secret)
+            manners = self.asking.manners(len(places))
+            return EndpointCaptioner(places, self.model, self.parameters, manners, secret)
         name = f"{self.name}-server-{writer()}"
         replicas = self.server.start(self.model, run.folder.current_attempt().logs, name)
+        patience = self.server.start_seconds
         manners = self.asking.manners(
-            health=self.server.health, patience_seconds=self.server.start_seconds, proxies=False
+            len(replicas), health=self.server.health, patience_seconds=patience, proxies=False
         )
         return EndpointCaptioner(replicas, self.model, self.parameters, manners, secret, lambda: stop_all(replicas))
 

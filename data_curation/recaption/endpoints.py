@@ -15,11 +15,13 @@ from megavlm.platform.errors import ConfigError
 from .ask import Manners
 from .endpoint import Secret
 
+EACH = 64  # requests: with fewer, a server that answers many at once has room left (our guess, no server was measured)
+
 
 class Asking(Config):
     """How endpoints are asked; none of it changes what they say."""
 
-    concurrency: PositiveInt = 32  # requests under way at a time, per worker
+    concurrency: PositiveInt | None = None  # requests under way at a time, per worker; null: EACH for every server
     attempts: PositiveInt = 6  # requests for one sample, before it is given up
     timeout_seconds: PositiveFloat = 120.0  # for one request
     backoff_seconds: NonNegativeFloat = 0.5  # longest pause after the first failure; doubled with each further one
@@ -28,10 +30,10 @@ class Asking(Config):
     health: str = "models"  # URL, relative to an endpoint's: any answer below 500 means that it lives
     api_key_env: str | None = None  # the environment variable that holds the key; the key itself stands nowhere
 
-    def manners(self, **changes: object) -> Manners:
-        """As the asking itself takes it."""
+    def manners(self, servers: int, **changes: object) -> Manners:
+        """As the asking itself takes it, where so many are asked in turn."""
         known = {
-            "concurrency": self.concurrency,
+            "concurrency": self.concurrency or EACH * servers,
             "attempts": self.attempts,
             "timeout_seconds": self.timeout_seconds,
             "backoff_seconds": self.backoff_seconds,

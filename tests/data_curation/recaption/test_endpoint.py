@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from megavlm.data_curation.recaption.endpoint import MOST_BYTES, Secret, Trouble, body, caption_of
-from megavlm.data_curation.recaption.endpoints import Asking, check_endpoint
+from megavlm.data_curation.recaption.endpoints import EACH, Asking, check_endpoint
 from megavlm.data_curation.recaption.picture import picture
 from megavlm.data_curation.recaption.question import AboutImage
 from megavlm.data_curation.recaption.reply import Reply
@@ -126,3 +126,7 @@ def test_no_side_is_longer_than_agreed(width, height, most):
 def test_no_image_is_a_bad_image():
     with pytest.raises(BadImage):
         picture(b"nothing", 100)
+
+
+def test_every_server_gets_questions_enough_unless_the_recipe_says_how_many():
+    assert Asking().manners(8).concurrency == 8 * EACH and Asking(concurrency=5).manners(8).concurrency == 5
