@@ -79,7 +79,7 @@ def distances(pairs: pa.Table, options: Mapping[str, Any]) -> list[Histogram]:
         bins.add(numbers(pairs[column]))
         if bins.total:
             shown, counts = coarser(edges, bins.counts[None], 60)
-            note = f"{bins.total:,} pairs; median {bins.quantile(0.5):.4g}; others were found by other methods."
+            note = f"Known of {bins.total:,} of {len(pairs):,} pairs; median {bins.quantile(0.5):.4g}."
             series = {"pairs": counts[0].tolist()}
             panels.append(Histogram(title, shown.tolist(), series, unit, marks, note=note, y_label="pairs"))
     return panels
