@@ -52,13 +52,13 @@ class Victim:
             raise RuntimeError(f"{self.folder} does not come to its end; see {self.log}")
 
     def attempts(self) -> int:
-        """How often it was started, as far as it got to say so."""
-        return len(list(self.folder.glob("attempts/*/events.jsonl")))
+        """The number of the last one: how often it was started, as far as it got to say so."""
+        return max((int(path.name) for path in self.folder.glob("attempts/*")), default=0)
 
     def stages(self, attempt: int) -> list[str]:
         """The stages that an attempt has begun, newest last."""
-        path = next(iter(self.folder.glob(f"attempts/*{attempt}/events.jsonl")), None)
-        return [event["name"] for event in (read_lines(path) if path else []) if event["kind"] == "stage"]
+        path = self.folder / "attempts" / f"{attempt:02d}" / "events.jsonl"
+        return [event["name"] for event in (read_lines(path) if path.exists() else []) if event["kind"] == "stage"]
 
     def place(self, attempt: int) -> Place:
         """Where an attempt is."""
