@@ -18,7 +18,7 @@ FEW = 4  # clusters that even the smallest pilot has
 def demand(stage: Cluster, size: Size) -> Demand:
     """Of one level: the coarser ones are a small share of it. `notes` tell how many iterations there were."""
     trained = min(size.images, stage.train_on or stage.clusters * stage.max_points_per_centroid)
-    passes = int(size.notes.get("iterations_run", stage.iterations))
+    iterations = passes = int(size.notes.get("iterations_run", stage.iterations))
     held = min(trained, ROWS_PER_PIECE) + stage.clusters
     few = min(trained, stage.clusters * stage.closest) if stage.levels else 0
     if stage.levels:  # the start is drawn by one comparison of each row with all centroids
@@ -28,7 +28,8 @@ def demand(stage: Cluster, size: Size) -> Demand:
         "images": Work(trained * (1 + passes) + again, stage.parts),
         "comparisons": Work((trained * passes + again) * stage.clusters, stage.parts),
     }
-    return Demand(work, rows=held + few)
+    rounds = 1 if stage.parts == 1 else 3 + int(stage.center) + iterations
+    return Demand(work, rows=held + few, rounds=rounds)
 
 
 def piloted(stage: Cluster, share: float) -> dict[str, Any]:

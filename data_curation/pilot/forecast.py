@@ -99,19 +99,12 @@ class Forecaster:
         tried = self.trials(stage, size)
         line = grown(taken, tried)
         kinds = {kind: tried.get(kind, line.each) * work.amount for kind, work in demand.work.items()}
-        starts = [one.start for one in taken if one.start is not None]
-        start = sum(starts) / len(starts) if starts else 0.0
         each = 1 if stage.large_tasks else self.config.executor.tasks_per_command
-        side = workers(self.config)
-        # in this process and in stages that work in rounds, starting is paid once; else by every command
-        again = stage.per_shard and self.config.executor.name != IN_PROCESS
-        seconds = line.once + (0.0 if again else start)
-        for kind, work in demand.work.items():
-            seconds += spread(kinds[kind], work.tasks, each, side, start if again else 0.0)
-        tasks = max((work.tasks for work in demand.work.values()), default=1)
-        commands = -(-tasks // each)
-        worked = line.once + sum(kinds.values()) + start * (commands if again else 1)
-        memory, together = self._memory(taken, demand, min(side, commands))
+        commands = -(-max(work.tasks for work in demand.work.values()) // each)
+        start, starts = self._starts(taken, demand, commands)
+        seconds = line.once + self._seconds(demand, kinds, each, start)
+        worked = line.once + sum(kinds.values()) + start * starts
+        memory, together = self._memory(taken, demand, min(workers(self.config), commands))
         return StageForecast(
             stage=stage.name,
             images_in=size.images,
@@ -125,6 +118,26 @@ class Forecaster:
             together=together,
             note=self._note(stage, kept),
         )
+
+    def _starts(self, taken: Sequence[Taken], demand: Demand, commands: int) -> tuple[float, int]:
+        """Seconds of one start, and how many: one a round in this process, else one for each command."""
+        seen = [one.start / one.demand.rounds for one in taken if one.start is not None]
+        start = sum(seen) / len(seen) if seen else 0.0
+        return start, demand.rounds if self._here else commands + demand.rounds - 1
+
+    def _seconds(self, demand: Demand, kinds: Mapping[str, float], each: int, start: float) -> float:
+        """Wall seconds of all work; the kind with the most tasks is what workers are started for again and again."""
+        side = workers(self.config)
+        widest = max(demand.work, key=lambda kind: demand.work[kind].tasks)
+        seconds = start * (demand.rounds if self._here else demand.rounds - 1)
+        for kind, work in demand.work.items():
+            again = start if kind == widest and not self._here else 0.0
+            seconds += spread(kinds[kind], work.tasks, each, side, again)
+        return seconds
+
+    @property
+    def _here(self) -> bool:
+        return self.config.executor.name == IN_PROCESS
 
     def _memory(self, taken: Sequence[Taken], demand: Demand, commands: int) -> tuple[int | None, int | None]:
         """Of the largest process, and of all of them at a time."""

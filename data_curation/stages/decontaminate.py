@@ -64,7 +64,7 @@ class Decontaminate(Stage):
 
     def demand(self, size: Size) -> Demand:
         """A task for each shard, after those that hash the sets, which is paid once."""
-        return Demand({"images": Work(size.images, size.shards)}, rows=size.images / size.shards)
+        return Demand({"images": Work(size.images, size.shards)}, rows=size.images / size.shards, rounds=2)
 
     def tasks(self, run: CurationRun) -> int:
         """The sets, then the shards."""

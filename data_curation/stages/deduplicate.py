@@ -84,7 +84,8 @@ class Deduplicate(Stage):
         if self.epsilon is not None or self.wanted_fraction is not None:
             work["feature_pairs"] = inside
         every = self.hash_radius is not None and self.hash_scope == "all"
-        return Demand(work, rows=size.images / buckets, stated=BYTES_COMPARED * size.images if every else 0.0)
+        stated = BYTES_COMPARED * size.images if every else 0.0
+        return Demand(work, size.images / buckets, stated, rounds=3 if self.wanted_fraction is None else 4)
 
     def worker(self, run: CurationRun) -> Worker:
         """Whatever the task's number says."""

@@ -33,11 +33,13 @@ class Demand:
     all others are told apart from what is paid once by running two sizes, which only works for one of them per stage.
     `rows`: samples, or what is as large as one, that a task holds at once; what one costs is measured.
     `stated`: bytes of one task's memory that are known by arithmetic, being too few to be seen in a pilot.
+    `rounds`: how many times tasks wait for all before them, and workers start anew.
     `most`: images that it can keep at all. `devices`: GPUs that one worker uses, where it uses any.
     """
 
     work: Mapping[str, Work]
     rows: float
     stated: float = 0.0
+    rounds: int = 1
     most: int | None = None
     devices: int = 1
