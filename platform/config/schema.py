@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 import pydantic
-from pydantic import BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 
 from ..errors import ConfigError, did_you_mean
 from ..registry import Registry
@@ -15,6 +16,20 @@ class Config(pydantic.BaseModel):
     """A frozen mapping with known keys only. Documented by the attribute docstrings or comments of its subclasses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, data: Any) -> Any:
+        """`off` (or false) says none where a value may be none. null removes the key of a recipe, so it says default."""
+        if not isinstance(data, dict):
+            return data
+        return {key: None if value is False and cls._may_be_off(key) else value for key, value in data.items()}
+
+    @classmethod
+    def _may_be_off(cls, key: str) -> bool:
+        field = cls.model_fields.get(key)
+        kinds = get_args(field.annotation) if field else ()
+        return NoneType in kinds and bool not in kinds
 
     @classmethod
     def parse(cls, data: Any, where: str = "") -> Any:
