@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -112,6 +113,17 @@ def recipe(source: Path, **stages: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def curated(folder: Path, tree: dict[str, Any]) -> Path:
+    """FOLDER/run, with this recipe done: for a module whose tests each take a copy, and go on from there."""
+    from megavlm.platform.cli import main
+
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["curate", "run", str(file), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
 def crawl(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """(folder of raw shards, copy -> original)."""
@@ -123,7 +135,7 @@ def tools() -> Any:
     """This file's functions, since test folders are no packages."""
     import types
 
-    names = ("Raw", "photo", "encode", "raw", "write_shard", "add_member", "small_crawl", "recipe")
+    names = ("Raw", "photo", "encode", "raw", "write_shard", "add_member", "small_crawl", "recipe", "curated")
     return types.SimpleNamespace(**{name: globals()[name] for name in names})
 
 

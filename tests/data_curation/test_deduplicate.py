@@ -16,9 +16,10 @@ from megavlm.data_curation.stages.deduplicate import Deduplicate
 from megavlm.platform.errors import ConfigError
 
 
-@pytest.fixture
-def copies(tools, tmp_path):
+@pytest.fixture(scope="module")
+def copies(tools, tmp_path_factory):
     """Three shards of photos, among them equal files, recompressed ones and rather similar ones; the folder."""
+    folder = tmp_path_factory.mktemp("copies")
     for s in range(3):
         samples = []
         for i in range(12):
@@ -27,8 +28,8 @@ def copies(tools, tmp_path):
                 photo = photo.crop((0, 0, 120 - 4 * s - i % 5, 100 - i % 7))
             data = tools.encode(photo, quality=95 - 20 * s - (i % 2))
             samples.append(tools.raw(f"{s:05d}{i:04d}", tools.encode(tools.photo(0)) if i == 5 else data))
-        tools.write_shard(tmp_path / "copies", f"{s:05d}", samples)
-    return tmp_path / "copies"
+        tools.write_shard(folder, f"{s:05d}", samples)
+    return folder
 
 
 def images(run: CurationRun) -> list[dict]:
@@ -72,15 +73,16 @@ ORDER = {
 }
 
 
-@pytest.mark.parametrize("units", [8, 100_000])
 @pytest.mark.parametrize(
-    "options",
+    ("units", "options"),
     [
-        {"hash_radius": 31, "epsilon": 0.05},
-        {"hash_radius": 31, "epsilon": 0.05, "keep": "hard", "hash_scope": "cluster"},
-        {"hash_radius": None, "epsilon": 0.1, "keep": "easy"},
-        {"hash_radius": 10, "epsilon": 0.2, "confirm_radius": 60},
-        {"hash_radius": 40, "min_hash_quality": 101, "epsilon": None},
+        (8, {"hash_radius": 31, "epsilon": 0.05}),
+        (8, {"hash_radius": 31, "epsilon": 0.05, "keep": "hard", "hash_scope": "cluster"}),
+        (8, {"hash_radius": None, "epsilon": 0.1, "keep": "easy"}),
+        (8, {"hash_radius": 10, "epsilon": 0.2, "confirm_radius": 60}),
+        (8, {"hash_radius": 40, "min_hash_quality": 101, "epsilon": None}),
+        (100_000, {"hash_radius": 31, "epsilon": 0.05}),
+        (100_000, {"hash_radius": 31, "epsilon": 0.2, "keep": "hard", "hash_scope": "cluster", "confirm_radius": 60}),
     ],
 )
 def test_whoever_resembles_an_earlier_one_goes_for_the_first_such(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,8 +18,25 @@ def by_stage(told):
     return {line["stage"]: line for line in told["funnel"]}
 
 
-def test_exports_the_untouched_bytes_with_caption_and_metadata(crawl, tools, curate, tmp_path):
-    folder, copies = crawl
+@pytest.fixture(scope="module")
+def made(tools, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A crawl that was curated once, in FOLDER/raw and FOLDER/run, and which key copies which."""
+    folder = tmp_path_factory.mktemp("made")
+    copies = tools.small_crawl(folder / "raw")
+    tools.curated(folder, tools.recipe(folder / "raw"))
+    return folder, copies
+
+
+@pytest.fixture
+def done(made, tmp_path) -> tuple[Path, dict[str, str]]:
+    """As `crawl`, and the run of its recipe is done; the crawl itself is shared and stays as it is."""
+    folder, copies = made
+    shutil.copytree(folder / "run", tmp_path / "run")
+    return folder / "raw", copies
+
+
+def test_exports_the_untouched_bytes_with_caption_and_metadata(done, tools, curate, tmp_path):
+    folder, copies = done
     curate(tools.recipe(folder))
     raw = {key: shard for tar in folder.glob("*.tar") for shard in [ShardReader(tar)] for key in list(shard.keys())}
     reader = ShardReader(tmp_path / "run" / "export")
@@ -33,8 +51,8 @@ def test_exports_the_untouched_bytes_with_caption_and_metadata(crawl, tools, cur
         assert facts["source"]["shard"] == key[:5]
 
 
-def test_the_funnel_adds_up_and_the_rejected_are_all_listed(crawl, tools, curate, tmp_path):
-    folder, copies = crawl
+def test_the_funnel_adds_up_and_the_rejected_are_all_listed(done, tools, curate, tmp_path):
+    folder, copies = done
     told = curate(tools.recipe(folder))
     assert json.loads((tmp_path / "run" / "funnel.json").read_text()) == told["funnel"]
     lines = told["funnel"]
@@ -49,8 +67,8 @@ def test_the_funnel_adds_up_and_the_rejected_are_all_listed(crawl, tools, curate
     assert len(rejected) + lines[-1]["kept"] == lines[0]["in"]
 
 
-def test_the_same_command_again_does_nothing_anew(crawl, tools, curate, tmp_path):
-    folder, _ = crawl
+def test_the_same_command_again_does_nothing_anew(done, tools, curate, tmp_path):
+    folder, _ = done
     curate(tools.recipe(folder))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "ledger").glob("*/*")}
     assert len(before) == 2 * 8, "a stage that is done leaves two files"
@@ -58,8 +76,8 @@ def test_the_same_command_again_does_nothing_anew(crawl, tools, curate, tmp_path
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "ledger").glob("*/*")} == before
 
 
-def test_a_new_threshold_redoes_only_what_follows(crawl, tools, curate, tmp_path):
-    folder, _ = crawl
+def test_a_new_threshold_redoes_only_what_follows(done, tools, curate, tmp_path):
+    folder, _ = done
     curate(tools.recipe(folder))
     ledger = tmp_path / "run" / "ledger"
 
@@ -76,8 +94,8 @@ def test_a_new_threshold_redoes_only_what_follows(crawl, tools, curate, tmp_path
     assert by_stage(fresh)["select"]["dropped"] == by_stage(told)["select"]["dropped"]
 
 
-def test_a_smaller_selection_leaves_no_old_output_shards(crawl, tools, curate, tmp_path):
-    folder, _ = crawl
+def test_a_smaller_selection_leaves_no_old_output_shards(done, tools, curate, tmp_path):
+    folder, _ = done
     curate(tools.recipe(folder))
     many = len(list((tmp_path / "run" / "export").glob("*.tar")))
     curate(tools.recipe(folder), "curation.stages.select.nearest=1")
@@ -99,9 +117,10 @@ def test_a_changed_shard_redoes_itself_and_the_global_stages(crawl, tools, curat
 
 
 def test_local_worker_processes_give_the_same_files(crawl, tools, curate, tmp_path):
-    folder, _ = crawl
-    curate(tools.recipe(folder))
-    tree = tools.recipe(folder)
+    tree = tools.recipe(crawl[0])
+    stages = tree["curation"]["stages"]  # both kinds, each of which is started as any other of its kind
+    tree["curation"]["stages"] = {name: stages[name] for name in ("ingest", "filter", "embed", "cluster", "export")}
+    curate(tree)
     tree["curation"]["executor"] = {"name": "local", "workers": 2, "tasks_per_command": 2}
     curate(tree, out="local")
     assert outputs(tmp_path / "local") == outputs(tmp_path / "run")
@@ -114,8 +133,8 @@ def outputs(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in files if p.relative_to(run).parts[0] not in own}
 
 
-def test_inspect_and_status_tell_a_samples_life(crawl, tools, curate, tmp_path, capsys):
-    folder, copies = crawl
+def test_inspect_and_status_tell_a_samples_life(done, tools, curate, tmp_path, capsys):
+    folder, copies = done
     curate(tools.recipe(folder))
     copy, original = next(iter(copies.items()))
     assert main(["curate", "inspect", str(tmp_path / "run"), copy, "--json"]) == 0
@@ -129,16 +148,16 @@ def test_inspect_and_status_tell_a_samples_life(crawl, tools, curate, tmp_path, 
     assert "duplicate_hash" in capsys.readouterr().out
 
 
-def test_another_source_is_another_run(crawl, tools, curate, tmp_path, capsys):
-    folder, _ = crawl
+def test_another_source_is_another_run(done, tools, curate, tmp_path, capsys):
+    folder, _ = done
     curate(tools.recipe(folder))
     curate(tools.recipe(tmp_path / "elsewhere"), code=2)
 
 
-def test_a_second_driver_is_refused(crawl, tools, curate, tmp_path):
+def test_a_second_driver_is_refused(done, tools, curate, tmp_path):
     import fcntl
 
-    folder, _ = crawl
+    folder, _ = done
     curate(tools.recipe(folder))
     with (tmp_path / "run" / "ledger" / "driver.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -277,7 +296,7 @@ from megavlm.platform.executor.in_process import InProcessExecutor
 class Late:
     def run(self, job, *, workers):
         done = lambda: InProcessExecutor().run(job)
-        threading.Timer(1.5, done).start()
+        threading.Timer(0.5, done).start()
         return [TaskResult(task, 0, 0.0, job.log_path(index)) for index, task in enumerate(job.tasks)]
 """
 
@@ -290,9 +309,9 @@ def test_marks_that_another_machine_made_may_be_seen_late(crawl, tools, curate, 
     assert curate(tree)["funnel"][0]["done"] == 3
 
 
-def test_the_list_of_an_earlier_version_is_said(crawl, tools, curate, tmp_path, capsys):
-    curate(tools.recipe(crawl[0]))
+def test_the_list_of_an_earlier_version_is_said(done, tools, curate, tmp_path, capsys):
+    curate(tools.recipe(done[0]))
     (tmp_path / "run" / "ledger" / "shards.json").write_text('[{"name": "00000", "url": "x", "size": 1}]')
     assert main(["curate", "status", str(tmp_path / "run")]) == 2
     assert "earlier version" in capsys.readouterr().err
-    assert curate(tools.recipe(crawl[0]))["finished"]
+    assert curate(tools.recipe(done[0]))["finished"]
