@@ -20,7 +20,7 @@ class Config(pydantic.BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _off(cls, data: Any) -> Any:
-        """`off` (or false) says none where a value may be none. null removes the key of a recipe, so it says default."""
+        """`off` (or false) says none where a value may be none; null removes a recipe's key, which says default."""
         if not isinstance(data, dict):
             return data
         return {key: None if value is False and cls._may_be_off(key) else value for key, value in data.items()}
