@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -27,10 +31,11 @@ def outputs(run: Path) -> dict[str, bytes]:
     return {name: p.read_bytes() for name, p in kept.items() if not any(part.startswith(".") for part in p.parts[-3:])}
 
 
-def start(recipe: Path, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "megavlm.platform.cli", "curate", "run", str(recipe), "--out", str(run)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+def start(recipe: Path, run: Path, *overrides: str) -> psutil.Popen:
+    command = [sys.executable, "-m", "megavlm.platform.cli", "curate", "run", str(recipe), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return psutil.Popen(
+        [*command, "--out", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     )
 
 
@@ -40,15 +45,35 @@ def finish(recipe: Path, run: Path) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def kill_at(recipe: Path, run: Path, markers: int) -> int:
+def kill_at(recipe: Path, run: Path, markers: int, victim: str, *overrides: str) -> int:
     """Start, kill -9 as soon as the ledger holds `markers` finished tasks; returns how many it held when it died."""
-    process = start(recipe, run)
-    deadline = time.monotonic() + 60
-    while count(run) < markers and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process = start(recipe, run, *overrides)
+    doomed: list[psutil.Process] = []
+    while not doomed:
+        assert process.poll() is None, process.stderr.read().decode()
+        if count(run) >= markers:
+            workers = process.children(recursive=True)
+            doomed = {"driver": [process], "worker": busy(run, workers), "all": [process, *workers]}[victim]
+        time.sleep(0.002)
+    for one in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == (1 if victim == "worker" else -signal.SIGKILL)
     return count(run)
+
+
+def busy(run: Path, workers: list[psutil.Process]) -> list[psutil.Process]:
+    """A worker that has not done all of its tasks, stopped; without it its driver would have nothing to complain of."""
+    for worker in workers:
+        with contextlib.suppress(psutil.Error, ValueError):
+            worker.suspend()
+            words = worker.cmdline()
+            state = Ledger(run / "ledger").state(words[words.index("--stage") + 1])
+            if not {int(task) for task in words[words.index("--task") + 1].split(",")} <= state.keys():
+                return [worker]
+            worker.resume()
+    return []
 
 
 def count(run: Path) -> int:
@@ -66,32 +91,41 @@ def forget(run: Path, stage: str, task: int) -> None:
     whole.write_bytes(b"".join(line for line in lines if json.loads(line)["task"] != task))
 
 
-@pytest.fixture
-def recipe(tools, tmp_path):
-    tools.small_crawl(tmp_path / "raw", shards=SHARDS, per_shard=8)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tools.recipe(tmp_path / "raw"), sort_keys=False))
+@pytest.fixture(scope="module")
+def recipe(tools, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    tools.small_crawl(folder / "raw", shards=SHARDS, per_shard=8)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tools.recipe(folder / "raw"), sort_keys=False))
     return path
 
 
-def test_killed_at_many_points_it_ends_as_if_undisturbed(recipe, tmp_path):
-    finish(recipe, tmp_path / "whole")
-    total = count(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(recipe):
+    """A run that nobody disturbed."""
+    finish(recipe, recipe.parent / "whole")
+    return recipe.parent / "whole"
+
+
+def test_killed_three_times_at_random_it_ends_as_if_undisturbed(recipe, whole, tmp_path):
+    """A worker, then all processes, then a driver that works itself; benchmarks/campaigns/random_kills.py does more."""
+    chance, total = random.Random(1), count(whole)
+    local = ("curation.executor.name=local", "curation.executor.workers=2", "curation.executor.tasks_per_command=2")
     killed = [
-        kill_at(recipe, tmp_path / "killed", markers) for markers in (1, 3, SHARDS + 2, 2 * SHARDS + 3, total - 6)
+        kill_at(recipe, tmp_path / "killed", chance.randrange(SHARDS), "worker", *local),
+        kill_at(recipe, tmp_path / "killed", chance.randrange(SHARDS, 2 * SHARDS), "all", *local),
+        kill_at(recipe, tmp_path / "killed", chance.randrange(2 * SHARDS, 3 * SHARDS), "driver"),
     ]
-    assert killed == sorted(killed) and killed[0] < total, "finished tasks are never undone"
+    assert killed == sorted(killed) and killed[-1] < total, "finished tasks are never undone"
     assert not (tmp_path / "killed" / "finished").exists()
     finish(recipe, tmp_path / "killed")
-    assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole")
+    assert outputs(tmp_path / "killed") == outputs(whole)
     assert (tmp_path / "killed" / "finished").exists()
 
 
-def test_outputs_without_a_marker_are_written_anew(recipe, tmp_path):
+def test_outputs_without_a_marker_are_written_anew(recipe, whole, tmp_path):
     """What a task leaves when it dies before its marker may be anything: here it is rubbish in every place."""
-    run = tmp_path / "run"
-    finish(recipe, run)
-    whole = outputs(run)
+    run = shutil.copytree(whole, tmp_path / "run")
     for stage, task, files in [
         ("filter", 2, ["filter/00002.parquet"]),
         ("embed", 1, ["embed/00001.parquet", "embed/00001.zarr/zarr.json"]),
@@ -106,10 +140,10 @@ def test_outputs_without_a_marker_are_written_anew(recipe, tmp_path):
     forget(run, "select", 0)
     (run / "ledger" / "select" / "part-torn.jsonl").write_bytes(torn)
     finish(recipe, run)
-    assert outputs(run) == whole
+    assert outputs(run) == outputs(whole)
 
 
-def test_asked_to_stop_it_saves_and_exits_4_then_goes_on(recipe, tmp_path):
+def test_asked_to_stop_it_saves_and_exits_4_then_goes_on(recipe, whole, tmp_path):
     run = tmp_path / "run"
     process = start(recipe, run)
     while count(run) < 1 and process.poll() is None:
@@ -119,5 +153,4 @@ def test_asked_to_stop_it_saves_and_exits_4_then_goes_on(recipe, tmp_path):
     assert process.returncode == 4, errors.decode()
     assert (run / "saved").exists() and not (run / "finished").exists()
     finish(recipe, run)
-    finish(recipe, tmp_path / "whole")
-    assert outputs(run) == outputs(tmp_path / "whole")
+    assert outputs(run) == outputs(whole)
