@@ -178,7 +178,7 @@ WORDS = {None: "", True: "yes", False: "**no**"}
 
 
 def main() -> int:
-    """Do everything, write the result, and remove what can be had again."""
+    """Do everything and write the result; the files stay only where something does not hold."""
     started, work, figures = time.monotonic(), folder(), list[Figure]()
     parts: tuple[Callable[[Path], list[Figure]], ...] = (images, cosines)
     for name in ("run", "pilot", "pilot-quarter"):  # of an attempt that was broken off: its time would count as none
@@ -191,7 +191,10 @@ def main() -> int:
     print("\n".join(lines))
     if SIZE == FULL:
         RESULT.write_text("\n".join(lines) + "\n")
-    return 3 if any(figure.holds is False for figure in figures) else 0
+    if any(figure.holds is False for figure in figures):
+        return 3
+    shutil.rmtree(work)
+    return 0
 
 
 if __name__ == "__main__":
