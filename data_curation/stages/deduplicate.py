@@ -34,10 +34,10 @@ class Deduplicate(Stage):
     version: ClassVar[int] = 2
     from_sidecars: ClassVar[bool] = True
 
-    hash_radius: NonNegativeInt | None = 31  # differing bits of 256, inclusive; null: no perceptual hash
+    hash_radius: NonNegativeInt | None = 31  # differing bits of 256, inclusive; off: no perceptual hash
     min_hash_quality: int = 50  # PDQ's own advice: below it a hash says nothing
     hash_scope: Literal["all", "cluster"] = "all"
-    epsilon: float | None = Field(default=None, ge=0, le=2)  # features: a pair at cosine above 1 - epsilon; null: none
+    epsilon: float | None = Field(default=None, ge=0, le=2)  # features: a pair at cosine above 1 - epsilon; off: none
     # Instead of epsilon: the share of images that features should leave. Both trial_epsilons are tried on a tenth of
     # the clusters, and the epsilon taken from the line through what they leave (SemDeDup).
     wanted_fraction: float | None = Field(default=None, gt=0, le=1)
@@ -46,7 +46,7 @@ class Deduplicate(Stage):
     # paper: of each group linked by such pairs one stays.
     rule: Literal["code", "paper"] = "code"
     # A pair found by features alone counts only when its hashes differ in at most this many bits: for features that see
-    # too much alike, such as random weights. null: features decide alone, which is SemDeDup.
+    # too much alike, such as random weights. off: features decide alone, which is SemDeDup.
     confirm_radius: NonNegativeInt | None = None
     # Who stays: the largest image (then the largest file), or SemDeDup's member farthest from (hard) or nearest to
     # (easy) its centroid, or one that the seed draws. Ties go to the earlier shard and position.
