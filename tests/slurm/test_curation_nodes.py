@@ -55,7 +55,7 @@ def nodes(run: Path, stage: str) -> list[list[str]]:
 def test_kmeans_sums_of_two_nodes_give_the_centroids_and_the_export_of_one_machine(cluster, profile, crawls, tmp_path):
     crawls.small_crawl(tmp_path / "raw", shards=4, per_shard=8)
     tree = crawls.recipe(tmp_path / "raw", cluster={"iterations": 2})
-    # no node has room for both workers; one may do a round alone, hence all rounds are looked at together
+    # no node has room for both workers; the quicker one may do all of an iteration, though hardly of both
     arrays = {"name": "slurm", "workers": 2, "tasks_per_command": 2, "cluster": str(profile(cpus_per_task=5))}
     runs = [
         start(tree, tmp_path, "here", 1, {"name": "in_process", "workers": 0}),
@@ -66,7 +66,7 @@ def test_kmeans_sums_of_two_nodes_give_the_centroids_and_the_export_of_one_machi
         assert run.returncode == 0, errors
     rounds = nodes(tmp_path / "nodes", "cluster")
     assert [len(began) for began in rounds] == [4, 4, 1, 4, 4, 1], "means, rows, beginning, two iterations, end"
-    assert len({node for began in rounds for node in began if len(began) == 4}) == 2, rounds
+    assert any(len(set(began)) > 1 for began in rounds[3:5]), rounds
     here, there = outputs(tmp_path / "here"), outputs(tmp_path / "nodes")
     assert {"cluster/centroids.npy", "assign/00003.parquet", "export/000000-00000.tar"} <= here.keys()
     assert there == here
