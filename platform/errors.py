@@ -39,6 +39,12 @@ class InputError(MegaVLMError):
     exit_code = 2
 
 
+class StorageFault(MegaVLMError):
+    """A disk or a network that did not give what is there: nothing is known of the data, and another try may do."""
+
+    exit_code = 1
+
+
 class NotBuiltYet(MegaVLMError):
     """The contract has this verb or option; the code does not have it yet."""
 

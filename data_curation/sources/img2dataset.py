@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import InputError, StorageFault
 from megavlm.platform.shards import BadMember, Sample, scan_tar
 from megavlm.platform.storage import exists, file_size, list_files, open_file
 
@@ -45,8 +45,7 @@ class Img2Dataset(Source):
         import pyarrow.parquet as pq
 
         try:
-            with open_file(parquet_url(shard)) as file:
-                rows = pq.read_table(io.BytesIO(file.read())).to_pylist()
+            rows = pq.read_table(io.BytesIO(_whole(parquet_url(shard)))).to_pylist()
             return {str(row["key"]): row for row in rows}, {}
         except DAMAGED as error:
             return {}, {"parquet": f"{type(error).__name__}: {error}"}
@@ -58,11 +57,19 @@ class Img2Dataset(Source):
     def notes(self, shard: Shard, usable: int) -> Notes:
         """A note when _stats.json is missing, or counts other successes than there are usable samples."""
         try:
-            with open_file(shard.url.removesuffix(".tar") + "_stats.json") as file:
-                claimed: Any = json.loads(file.read())["successes"]
+            claimed: Any = json.loads(_whole(shard.url.removesuffix(".tar") + "_stats.json"))["successes"]
         except DAMAGED as error:
             return {"stats": f"{type(error).__name__}: {error}"}
         return {} if claimed == usable else {"stats": f"_stats.json counts {claimed} successes, {usable} are usable"}
+
+
+def _whole(url: str) -> bytes:
+    """A file's bytes; raises StorageFault for what is no fault of the file."""
+    with open_file(url) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise StorageFault(f"could not be read: {error}", where=url, fix="give the same command again") from error
 
 
 def parquet_url(shard: Shard) -> str:

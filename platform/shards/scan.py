@@ -9,8 +9,9 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, cast
 
+from ..errors import StorageFault
 from ..storage import Url, file_size, open_file
 from .sample import BadMember, Sample, is_unsafe, split_name
 
@@ -28,6 +29,27 @@ _EXTENDED = (
 
 
 @dataclass(frozen=True)
+class _Reads:
+    """An open file whose failing reads are not taken for a damaged archive; seeking to nonsense is its own fault."""
+
+    file: IO[bytes]
+    where: str
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self.file.read(size)
+        except OSError as error:
+            fix = "mend the disk or the connection and give the same command again"
+            raise StorageFault(f"could not be read: {error}", where=self.where, fix=fix) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+@dataclass(frozen=True)
 class Member:
     """A usable member: where its bytes lie in the tar."""
 
@@ -38,19 +60,24 @@ class Member:
 
 
 def scan_tar(path: Url) -> Iterator[Sample | BadMember]:
-    """The samples of a tar in order, with a BadMember for each member left out; raises only when `path` is missing.
+    """The samples of a tar in order, with a BadMember for each member left out.
 
     A sample is a run of members with the same key. A truncated tar keeps every member whose bytes are all there, so the
-    last sample may lack fields.
+    last sample may lack fields. Raises InputError when `path` is missing, StorageFault when it cannot be read.
     """
-    with open_file(path) as file:
-        size = file_size(path)
+    with open_file(path) as opened:
+        size, file = file_size(path), cast("IO[bytes]", _Reads(opened, str(path)))
         yield from _grouped(file, scan_members(file, size))
 
 
 def scan_members(file: IO[bytes], size: int) -> Iterator[Member | BadMember]:
-    """The members of the open tar `file` of `size` bytes, first of each (key, ext) only; reads headers, no data."""
+    """The members of the open tar `file` of `size` bytes, first of each (key, ext) only; reads headers, no data.
+
+    Raises StorageFault when the file cannot be read, which says nothing of the tar.
+    """
     names = _Names()
+    if not isinstance(file, _Reads):
+        file = cast("IO[bytes]", _Reads(file, str(getattr(file, "name", "a tar"))))
     for entry in _entries(file, size):
         if isinstance(entry, BadMember):
             yield entry

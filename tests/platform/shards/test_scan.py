@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import InputError, StorageFault
 from megavlm.platform.shards import BadMember, Sample, ShardReader, ShardWriter, scan_tar, split_name
+from megavlm.platform.shards.scan import scan_members
 
 FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PAIRS = [(f"{number}.{ext}", f"{ext} {number}".encode() * 99) for number in range(3) for ext in ("jpg", "txt")]
@@ -199,3 +201,24 @@ def test_split_name_follows_webdataset(name):
     plain = name.split("/")
     if base and ext and not base.endswith("/") and "" not in plain and "." not in plain[:-1]:
         assert split_name(name) == (base, ext.lower())
+
+
+class Faulty(io.FileIO):
+    """A file on a disk that fails once a number of bytes was read."""
+
+    left = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = super().read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return data
+
+
+@pytest.mark.parametrize("bytes_read", [0, 100, 600, 1200, 3000])
+def test_a_disk_that_fails_is_not_a_damaged_tar(make_tar, bytes_read):
+    path = make_tar([(f"{k}.txt", b"x" * 900) for k in range(4)])
+    with Faulty(path) as file, pytest.raises(StorageFault, match="Input/output error"):
+        file.left = bytes_read
+        list(scan_members(file, path.stat().st_size))
