@@ -40,10 +40,11 @@ def fit(points: Sequence[tuple[float, float]]) -> Line:
 def fit_growth(points: Sequence[tuple[float, float]], noise: float) -> Line:
     """The same for values that differ by chance: what differs by no more than `noise` does not grow, and is the mean.
 
-    Extrapolated a hundred times, a megabyte more in the larger of two runs would become a hundred.
+    Nor does what was seen at amounts less than twice as large. Extrapolated a hundred times, a megabyte more in the
+    larger of two runs would become a hundred, and two shards of nearly one size say nothing of growth at all.
     """
-    values = [value for _, value in points]
-    if len({amount for amount, _ in points}) < 2 or max(values) - min(values) <= noise:
+    amounts, values = ([point[place] for point in points] for place in (0, 1))
+    if max(amounts) < 2 * min(amounts) or max(values) - min(values) <= noise:
         return Line(float(np.mean(values)), 0.0)
     return fit(points)
 

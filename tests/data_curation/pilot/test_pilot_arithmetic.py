@@ -53,6 +53,7 @@ def test_nothing_is_negative_and_no_other_line_is_nearer(points: list[tuple[int,
 def test_what_differs_by_chance_does_not_grow() -> None:
     assert fit_growth([(100, 500.0), (400, 503.0)], noise=4.0) == Line(501.5, 0.0)
     assert fit_growth([(100, 500.0), (400, 560.0)], noise=4.0).at(1000) == pytest.approx(680)
+    assert fit_growth([(100, 500.0), (103, 560.0)], noise=4.0) == Line(530.0, 0.0)  # two shards of nearly one size
     assert fit_growth([(100, 500.0)], noise=0.0).at(10_000) == 500  # one size tells nothing of growth
 
 
