@@ -19,7 +19,7 @@ def demand(stage: Cluster, size: Size) -> Demand:
     """Of one level: the coarser ones are a small share of it. `notes` tell how many iterations there were."""
     trained = min(size.images, stage.train_on or stage.clusters * stage.max_points_per_centroid)
     iterations = passes = int(size.notes.get("iterations_run", stage.iterations))
-    held = min(trained, ROWS_PER_PIECE) + stage.clusters
+    held = min(trained, ROWS_PER_PIECE) + stage.clusters  # float32, and once more float64 while they are added up
     few = min(trained, stage.clusters * stage.closest) if stage.levels else 0
     if stage.levels:  # the start is drawn by one comparison of each row with all centroids
         passes += 1 + stage.resampling + (SETTLING if stage.resampling else 0)
@@ -29,7 +29,7 @@ def demand(stage: Cluster, size: Size) -> Demand:
         "comparisons": Work((trained * passes + again) * stage.clusters, stage.parts),
     }
     rounds = 1 if stage.parts == 1 else 3 + int(stage.center) + iterations
-    return Demand(work, rows=held + few, rounds=rounds)
+    return Demand(work, rows=0, stated=12 * size.dimension * (held + few), rounds=rounds)
 
 
 def piloted(stage: Cluster, share: float) -> dict[str, Any]:

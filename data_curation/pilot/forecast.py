@@ -69,9 +69,9 @@ class Forecaster:
 
     def _stage(self, stage: Stage, images: int) -> StageForecast:
         clusters = next((int(found) for one in self.config.stages if (found := getattr(one, "clusters", None))), 1)
-        size = Size(images, len(self.source.shards), clusters)
-        demand = stage.demand(size)
         taken = [run.stages[stage.name] for run in self.runs if stage.name in run.stages]
+        size = Size(images, len(self.source.shards), clusters, taken[-1].size.dimension if taken else 0)
+        demand = stage.demand(size)
         kept = self._kept(stage, taken, size, demand)
         if stage.name in self.lacking or not taken:
             return self._elsewhere(stage, taken, size, kept)

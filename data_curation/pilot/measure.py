@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from megavlm.platform.runs.lines import read_lines
 
 from ..fingerprint import stage_fingerprints, task_fingerprints
@@ -82,7 +84,7 @@ def _taken(run: CurationRun, stage: Stage, wall: float, done: int, peak: Peak | 
         total.update({name: entry[name] for name in ("received", "kept", "seconds")})
         dropped.update(entry["dropped"])
     notes: Mapping[str, Any] = next(iter(entries.values()))["notes"] if entries else {}
-    size = Size(int(total["received"]), len(run.plan.names), clusters(run), notes)
+    size = Size(int(total["received"]), len(run.plan.names), clusters(run), dimension(run), notes)
     demand = stage.demand(size)
     side_by_side = _commands(run, stage, demand, len(entries))
     busy = _busy(run, stage, {task: entry["seconds"] for task, entry in entries.items()}, side_by_side)
@@ -135,6 +137,12 @@ def _peaks(noted: list[dict[str, Any]]) -> dict[str, Peak]:
 def clusters(run: CurationRun) -> int:
     """Of the finest level; 1 where nothing is clustered."""
     return next((int(found) for stage in run.config.stages if (found := getattr(stage, "clusters", None))), 1)
+
+
+def dimension(run: CurationRun) -> int:
+    """Of the features; 0 where none were clustered."""
+    path = run.folder.path("cluster", "centroids.npy")
+    return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[1]) if path.exists() else 0
 
 
 def bytes_below(folder: Path) -> int:

@@ -14,6 +14,7 @@ class Size:
     images: int  # that the stage receives
     shards: int  # raw ones
     clusters: int = 1  # of the finest level
+    dimension: int = 0  # of the features; 0 where nobody knows
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -118,7 +118,7 @@ def test_work_grows_as_the_algorithms_do() -> None:
     one, ten = Size(10_000, 10, 100), Size(100_000, 100, 100)
     cluster = Cluster(clusters=100, iterations=20, train_on=10**9)
     assert cluster.demand(one).work["comparisons"].amount == 10_000 * 100 * 20
-    stopped = Size(10_000, 10, 100, {"iterations_run": 7})
+    stopped = Size(10_000, 10, 100, notes={"iterations_run": 7})
     assert cluster.demand(stopped).work["comparisons"].amount == 10_000 * 100 * 7
     assert Assign().demand(ten).work["comparisons"].amount == 100_000 * 100
     everything, inside = Deduplicate(), Deduplicate(hash_scope="cluster", epsilon=0.1)
@@ -129,6 +129,8 @@ def test_work_grows_as_the_algorithms_do() -> None:
 
 
 def test_memory_of_grouped_stages_ends_growing() -> None:
+    cluster = Cluster(clusters=100)
+    assert cluster.demand(Size(10**8, 1000, 100, dimension=768)).stated == 12 * 768 * (16_384 + 100)
     assert Assign().demand(Size(10**7, 1000, 1)).rows < 2 * Assign().demand(Size(65_536, 7, 1)).rows
     assert Deduplicate().demand(Size(10**8, 1000, 50_000)).rows <= 65_536
 
