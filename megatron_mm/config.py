@@ -104,6 +104,9 @@ class Parallel(Config):
     tp: PositiveInt = 1
     pp: PositiveInt = 1
     cp: PositiveInt = 1
+    vp: PositiveInt = 1  # parts of the decoder that each pipeline stage holds, interleaved
+    first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
+    last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
     sequence_parallel: bool = False
     distributed_optimizer: bool = False
 
@@ -120,9 +123,15 @@ class Parallel(Config):
                 where="parallel.sequence_parallel",
                 fix="set parallel.tp >= 2 or parallel.sequence_parallel=false",
             )
-        if self.cp > 1:
+        if self.vp > 1 and self.pp == 1:
             raise ConfigError(
-                f"cp {self.cp}: context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1"
+                f"vp {self.vp} interleaves pipeline stages, and pp is 1", where="parallel.vp", fix="set parallel.vp=1"
+            )
+        if self.pp == 1 and (self.first_stage_layers or self.last_stage_layers):
+            raise ConfigError(
+                "there is one pipeline stage, which holds all layers",
+                where="parallel.first_stage_layers" if self.first_stage_layers else "parallel.last_stage_layers",
+                fix="leave it out, or set parallel.pp",
             )
         return self
 

@@ -70,9 +70,10 @@ class PackedBatch:
     cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
     tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
     visual_index: Tensor  # int64 [n * tokens_per_tile]: positions in the sequence, tile after tile
+    visual: Tensor | None = None  # [n * tokens_per_tile, width]: what was made of the tiles elsewhere, in place of them
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same pack on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in tensors.items()}
+        moved: dict[str, Any] = {name: None if t is None else t.to(device) for name, t in tensors.items()}
         return replace(self, **moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal
 
@@ -45,10 +46,23 @@ def init_distributed(parallel: Parallel, seed: int) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.vp if parallel.vp > 1 else None,
         context_parallel_size=parallel.cp,
         create_gloo_process_groups=False,
     )
     seed_everything(seed)
+
+
+def lookers() -> Any:
+    """The processes that share out the tiles: all that hold the same part of the tower."""
+    return _GROUPS["lookers"]
+
+
+def _share_out(parallel: Parallel) -> None:
+    """One group for each tensor-parallel rank; every process takes part in making each of them."""
+    world, mine = dist.get_world_size(), dist.get_rank() % parallel.tp
+    groups = [dist.new_group(range(rank, world, parallel.tp), timeout=TIMEOUT) for rank in range(parallel.tp)]
+    _GROUPS["lookers"] = groups[mine]
 
 
 def seed_everything(seed: int) -> None:
@@ -96,12 +110,15 @@ def build_context(
     precision: Literal["fp32", "bf16", "fp8"] = "fp32",
     recompute: Literal["none", "selective", "full"] = "none",
 ) -> BuildContext:
-    """The BuildContext of this process, its pipeline stage read from megatron-core's groups."""
-    return BuildContext(
-        params_dtype=PRECISIONS[precision],
-        parallel=parallel,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        recompute=recompute,
-        fp8=precision == "fp8",
+    """The BuildContext of this process, its (first) pipeline stage read from megatron-core's groups."""
+    ctx = BuildContext(
+        params_dtype=PRECISIONS[precision], parallel=parallel, recompute=recompute, fp8=precision == "fp8"
     )
+    return at_stage(ctx, 0 if parallel.vp > 1 else None)
+
+
+def at_stage(ctx: BuildContext, vp_stage: int | None) -> BuildContext:
+    """The context of one of this process' stages: number `vp_stage` of an interleaved pipeline, None for the only one."""
+    place = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
+    first, last = parallel_state.is_pipeline_first_stage(**place), parallel_state.is_pipeline_last_stage(**place)
+    return replace(ctx, pre_process=first, post_process=last, vp_stage=vp_stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from megatron.core.tensor_parallel.layers import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from ..config import Parallel
 from ..contracts import BuildContext
 from .specs import recompute_options
 
@@ -40,11 +42,29 @@ def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
             "tensor_model_parallel_size": ctx.parallel.tp,
             "pipeline_model_parallel_size": ctx.parallel.pp,
             "context_parallel_size": ctx.parallel.cp,
+            **_pipeline(ctx.parallel),
             "sequence_parallel": ctx.parallel.sequence_parallel,
             **recompute_options(ctx.recompute),
             **shape,
         }
     )
+
+
+def whole(ctx: BuildContext) -> BuildContext:
+    """The same context for a module that every process holds whole, but for tensor parallelism."""
+    return replace(ctx, parallel=Parallel(tp=ctx.parallel.tp), pre_process=True, post_process=True, vp_stage=None)
+
+
+def _pipeline(parallel: Parallel) -> dict[str, Any]:
+    """How the layers are spread over pipeline stages. Interleaved ones must not batch their sends (guards)."""
+    uneven = {
+        "num_layers_in_first_pipeline_stage": parallel.first_stage_layers,
+        "num_layers_in_last_pipeline_stage": parallel.last_stage_layers,
+    }
+    if parallel.vp == 1:
+        return uneven
+    sends = {"overlap_p2p_comm": True, "batch_p2p_comm": False}
+    return {**uneven, **sends, "virtual_pipeline_model_parallel_size": parallel.vp}
 
 
 def mark_split_weights(model: torch.nn.Module) -> None:

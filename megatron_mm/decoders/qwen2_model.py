@@ -44,6 +44,17 @@ class Decoder(GPTModel):
     megatron-core's schedules and CUDA graphs take the outermost attribute named "decoder" for the transformer block.
     """
 
+    def _preprocess(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """megatron-core's, with the rotary angles of a packed sequence laid out position by position.
+
+        Its own way is to look them up segment by segment, on this rank's share of each: it would want segments that
+        context parallelism divides.
+        """
+        found = list(super()._preprocess(*args, **kwargs))
+        if kwargs.get("packed_seq_params") is not None:
+            found[1] = found[1][kwargs["position_ids"][0]]
+        return tuple(found)
+
     @property
     def layers(self) -> torch.nn.ModuleList:
         """The transformer layers of this stage."""

@@ -25,7 +25,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 
 from ..backend.guards import require_bidirectional
 from ..backend.specs import layer_spec
-from ..backend.transformer import mark_split_weights, transformer_config
+from ..backend.transformer import mark_split_weights, transformer_config, whole
 from ..contracts import BuildContext, FeatureMap
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ class InternViTModel(MegatronModule):
 
 
 def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
-    """Whole on the first pipeline stage, the sequence never split: a tile is short."""
+    """Whole on every process but for tensor parallelism: a tile is short, and tiles are shared out (encode.py)."""
     return transformer_config(
-        ctx,
+        whole(ctx),
         num_layers=spec.layers,
         hidden_size=spec.hidden,
         num_attention_heads=spec.heads,
@@ -157,8 +157,6 @@ def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
         activation_func=F.gelu,  # exact; megatron-core's fused bias+GELU would be the tanh approximation
         bias_activation_fusion=False,
         add_bias_linear=True,
-        pipeline_model_parallel_size=1,
-        sequence_parallel=False,
     )
 
 

@@ -1,9 +1,9 @@
-"""One training step on megatron-core: data parallelism around the model, the optimizer, and a global batch through."""
+"""One training step on megatron-core: tiles through the tower, packs through the pipeline, gradients, update."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from torch import Tensor
 from .. import backend
 from ..config import Optimizer, Parallel
 from ..contracts import PackedBatch
-from ..model import VisionLanguageModel
+from ..model import VisionLanguageModel, own_part
+from .encode import Looking, Lookers
+from .shares import Shares
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
@@ -35,25 +37,67 @@ class StepResult:
     updated: bool  # False where a gradient was not finite and the optimizer skipped
 
 
-def wrap(model: VisionLanguageModel, parallel: Parallel, precision: Precision = "fp32") -> DistributedDataParallel:
+@dataclass(frozen=True)
+class StepBatch:
+    """One rank's part of a global batch: its replica's packs, and its share of the tiles, uint8 [n, 3, H, W].
+
+    The packs hold no tiles: `shares` says where each tile's tokens go.
+    """
+
+    packs: Sequence[PackedBatch]
+    tiles: Tensor
+    shares: Shares
+
+    @classmethod
+    def of(cls, replicas: Sequence[Sequence[PackedBatch]], lookers: Lookers) -> StepBatch:
+        """This process' part of a global batch whose packs, of every replica, are at hand with their tiles."""
+        shares = Shares(lookers.grid, [[len(pack.tiles) for pack in packs] for packs in replicas])
+        tiles = torch.cat([pack.tiles for packs in replicas for pack in packs])
+        share, (dp, _, _) = shares.looks_at(lookers.member), lookers.grid.place(lookers.member)
+        packs = [replace(pack, tiles=pack.tiles[:0]) for pack in replicas[dp]]
+        return cls(packs, tiles[share.start : share.stop], shares)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A model inside megatron-core's data parallelism, in parts: each has gradients to be summed over other groups."""
+
+    model: VisionLanguageModel
+    stages: list[Any]  # DistributedDataParallel where something is trained, as the schedule wants them
+    tower: DistributedDataParallel | None  # None where it is frozen
+    lookers: Lookers = field(default_factory=Lookers)
+
+    @property
+    def trained(self) -> list[DistributedDataParallel]:
+        """The parts that have gradients."""
+        stages = [stage for stage in self.stages if isinstance(stage, DistributedDataParallel)]
+        return stages if self.tower is None else [*stages, self.tower]
+
+
+def wrap(model: VisionLanguageModel, parallel: Parallel, precision: Precision = "fp32") -> Wrapped:
     """The model on this process' device inside megatron-core's data parallelism; freeze before, not after."""
     model = model.to(backend.device())
-    inner = model if precision == "fp32" else Float16Module(model.config, model)
+    if precision != "fp32":
+        model.tower.bfloat16()
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=precision != "fp32", use_distributed_optimizer=parallel.distributed_optimizer
     )
-    return DistributedDataParallel(config=model.config, ddp_config=config, module=inner)
+    stages = [stage if precision == "fp32" else Float16Module(stage.config, stage) for stage in model.stages]
+    tower = _in_ddp(model.tower, config)
+    if tower is not None and parallel_state.get_pipeline_model_parallel_rank() > 0:
+        for parameter in tower.parameters():
+            parameter.shared = True  # the same weights stand on the first stage: the gradient norm counts them there
+    return Wrapped(model, [_in_ddp(stage, config) or stage for stage in stages], tower)
 
 
-def unwrap(model: Any) -> VisionLanguageModel:
-    """The VisionLanguageModel inside `wrap`'s layers."""
-    while not isinstance(model, VisionLanguageModel):
-        model = model.module
-    return model
+def _in_ddp(module: Any, config: DistributedDataParallelConfig) -> DistributedDataParallel | None:
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return None
+    return DistributedDataParallel(config=module.config, ddp_config=config, module=module)
 
 
 def make_optimizer(
-    model: DistributedDataParallel, options: Optimizer, parallel: Parallel, precision: Precision = "fp32"
+    wrapped: Wrapped, options: Optimizer, parallel: Parallel, precision: Precision = "fp32"
 ) -> MegatronOptimizer:
     """AdamW over the trainable parameters; biases and other vectors are not decayed. The learning rate starts at lr."""
     config = OptimizerConfig(
@@ -69,27 +113,32 @@ def make_optimizer(
         params_dtype=backend.PRECISIONS[precision],
         use_distributed_optimizer=parallel.distributed_optimizer,
     )
-    optimizer = get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(config, wrapped.trained, use_gloo_process_groups=False)
     for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
         group["weight_decay"] = options.weight_decay * group["wd_mult"]
-    model.config.grad_scale_func = optimizer.scale_loss
-    model.config.finalize_model_grads_func = _finalize
+    for stage in wrapped.model.stages:
+        stage.config.grad_scale_func = optimizer.scale_loss
     return optimizer
 
 
-def train_step(
-    model: DistributedDataParallel, optimizer: MegatronOptimizer, packs: Sequence[PackedBatch], objective: Any
-) -> StepResult:
-    """Forward, backward and update on this data-parallel rank's share `packs` of the global batch.
+def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch, objective: Any) -> StepResult:
+    """Forward, backward and update on this rank's part of the global batch.
 
-    Every rank has the same number of packs, all of one length. The loss is the objective's total over the global
+    Replicas may hold different numbers of packs, all of one length. The loss is the objective's total over the global
     batch divided by its weight over the global batch, so no layout and no way of packing changes it.
     """
-    weight, targets, tokens = _global_sums(packs, objective)  # before the packs leave the host: no waiting for the GPU
-    packs = [pack.to(backend.device()) for pack in packs]
-    model.zero_grad_buffer()
+    weight, targets, tokens = _global_sums(batch.packs, objective)  # before the packs leave the host: no waiting
+    for part in wrapped.trained:
+        part.zero_grad_buffer()
     optimizer.zero_grad()
-    losses = run_schedule(model, packs, _weighted(objective, weight), forward_only=False)
+    looking = Looking(wrapped.model.tower, wrapped.lookers, batch.shares, wrapped.model.spec.tokens_per_tile)
+    visual = looking.see(batch.tiles.to(backend.device()))
+    packs = [pack.to(backend.device()) for pack in batch.packs]
+    if visual:
+        packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=True)]
+    losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
+    looking.learn()
+    _finish_gradients(wrapped)
     updated, grad_norm, _ = optimizer.step()
     return StepResult(_global_loss(losses), float(grad_norm or 0.0), tokens, targets, bool(updated))
 
@@ -97,17 +146,20 @@ def train_step(
 LossFunction = Callable[[PackedBatch, Tensor], tuple[Tensor, Tensor, Any]]
 
 
-def run_schedule(model: Any, packs: Sequence[PackedBatch], loss: LossFunction, *, forward_only: bool) -> list[Any]:
+def run_schedule(
+    stages: Sequence[Any], packs: Sequence[PackedBatch], loss: LossFunction, *, forward_only: bool
+) -> list[Any]:
     """megatron-core's pipeline schedule over `packs`; what `loss` reports of each, on the last stage only."""
 
-    def forward_step(packs: Iterator[PackedBatch], model: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    def forward_step(packs: Iterator[PackedBatch], stage: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         pack = next(packs)
-        return model(pack), partial(loss, pack)
+        return stage(pack), partial(loss, pack)
 
+    feeds = [iter(packs) for _ in stages]
     return get_forward_backward_func()(
         forward_step_func=forward_step,
-        data_iterator=iter(packs),
-        model=model,
+        data_iterator=feeds if len(stages) > 1 else feeds[0],
+        model=list(stages),
         num_microbatches=len(packs),
         seq_length=packs[0].tokens.shape[1],
         micro_batch_size=1,
@@ -119,16 +171,25 @@ def _weighted(objective: Any, weight: Tensor) -> LossFunction:
     """The objective's share of one pack in the global batch's loss, in the three parts megatron-core wants."""
 
     def loss(pack: PackedBatch, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        share = objective.total(losses, pack) / weight
-        # A count of one token: the division by the global weight is done above, _finalize does none.
+        mine = own_part(pack) if losses.shape[1] < pack.tokens.shape[1] else pack
+        share = objective.total(losses, mine) / weight
+        # A count of one token: the division by the global weight is done above, none is done later.
         return share, torch.ones((), dtype=torch.int, device=share.device), share.detach().clone()
 
     return loss
 
 
-def _finalize(model: list[Any], num_tokens: Tensor | None = None, **options: Any) -> None:
-    """megatron-core's reductions without its division by an integer count: the loss is already normalised."""
-    finalize_model_grads(model, None, **options)
+def _finish_gradients(wrapped: Wrapped) -> None:
+    """Sum over everyone who holds the same weights: replicas, and for the tower the pipeline stages before them.
+
+    megatron-core's division by an integer count of tokens is left out: the loss is already normalised.
+    """
+    if wrapped.tower is not None:
+        for buffer in wrapped.tower.buffers:
+            dist.all_reduce(buffer.grad_data, group=parallel_state.get_pipeline_model_parallel_group())
+        wrapped.tower.finish_grad_sync()
+    if any(isinstance(stage, DistributedDataParallel) for stage in wrapped.stages):
+        finalize_model_grads(wrapped.stages, None)
 
 
 def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, int, int]:
@@ -144,7 +205,7 @@ def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, 
 def _global_loss(shares: list[Tensor]) -> float:
     """The sum of all packs' shares, told by the last pipeline stage to the others."""
     loss = torch.stack(shares).sum() if shares else torch.zeros((), device=backend.device())
-    dist.all_reduce(loss, group=parallel_state.get_data_parallel_group())
+    dist.all_reduce(loss, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     last = parallel_state.get_pipeline_model_parallel_last_rank()
     dist.broadcast(loss, last, group=parallel_state.get_pipeline_model_parallel_group())
     return loss.item()

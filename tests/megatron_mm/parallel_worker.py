@@ -23,6 +23,8 @@ LAYOUTS = {
         "tp2": {"tp": 2},
         "tp2 sequence parallel": {"tp": 2, "sequence_parallel": True},
         "pp2": {"pp": 2},
+        "pp2 interleaved": {"pp": 2, "vp": 2},
+        "cp2": {"cp": 2},
         "dp2 distributed optimizer": {"distributed_optimizer": True},
     },
     4: {
@@ -41,7 +43,7 @@ SEQUENCE, TILES, STEPS = 48, 3, 3
 
 
 def model_config(**decoder: object) -> ModelConfig:
-    shape = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96}
+    shape = {"layers": 4, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96}
     return ModelConfig.parse(
         {
             "tiling": {"tile": 28},
@@ -84,12 +86,12 @@ def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: l
     model.freeze(train)
     wrapped = training.wrap(model, parallel)
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01), parallel)
-    replicas = dist.get_world_size() // (parallel.tp * parallel.pp)
-    rank = dist.get_rank() // parallel.tp % replicas
+    replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(STEPS):
-        packs = [pack(100 * step + i, with_images) for i, with_images in enumerate(has_images)][rank::replicas]
-        done = training.train_step(wrapped, optimizer, packs, config.objectives[0].build())
+        packs = [pack(100 * step + i, with_images) for i, with_images in enumerate(has_images)]
+        batch = training.StepBatch.of([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         results.append([done.loss, done.grad_norm, pixel_norm(packs, parallel), done.tokens, done.targets])
     return results
 
