@@ -86,7 +86,7 @@ class LanguageStage(MegatronModule):
 
 
 class VisionLanguageModel(nn.Module):
-    """One point in the space of the axes: the tower, and this process' stages of the decoder (several if interleaved)."""
+    """One point in the space of the axes: the tower, and this process' stages of the decoder."""
 
     def __init__(self, model: ModelConfig, contexts: list[BuildContext]) -> None:
         super().__init__()
@@ -182,4 +182,3 @@ def _segments(batch: PackedBatch) -> PackedSeqParams:
         max_seqlen_q=longest,
         max_seqlen_kv=longest,
     )
-

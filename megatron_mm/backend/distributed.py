@@ -53,18 +53,6 @@ def init_distributed(parallel: Parallel, seed: int) -> None:
     seed_everything(seed)
 
 
-def lookers() -> Any:
-    """The processes that share out the tiles: all that hold the same part of the tower."""
-    return _GROUPS["lookers"]
-
-
-def _share_out(parallel: Parallel) -> None:
-    """One group for each tensor-parallel rank; every process takes part in making each of them."""
-    world, mine = dist.get_world_size(), dist.get_rank() % parallel.tp
-    groups = [dist.new_group(range(rank, world, parallel.tp), timeout=TIMEOUT) for rank in range(parallel.tp)]
-    _GROUPS["lookers"] = groups[mine]
-
-
 def seed_everything(seed: int) -> None:
     """Seed torch and megatron-core's model-parallel streams; `seed` is the run's, the layout is mixed in."""
     torch.manual_seed(seed)
@@ -118,7 +106,7 @@ def build_context(
 
 
 def at_stage(ctx: BuildContext, vp_stage: int | None) -> BuildContext:
-    """The context of one of this process' stages: number `vp_stage` of an interleaved pipeline, None for the only one."""
+    """The context of one of this process' stages: number `vp_stage` of an interleaved pipeline, or the only one."""
     place = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
     first, last = parallel_state.is_pipeline_first_stage(**place), parallel_state.is_pipeline_last_stage(**place)
     return replace(ctx, pre_process=first, post_process=last, vp_stage=vp_stage)

@@ -110,7 +110,9 @@ def _both(advance: Callable[[int], object], alive: Callable[[], object]) -> Call
 def _entry(item: Draw, measured: dict[str, Measured]) -> Entry:
     of = measured[item.set]
     tiles, targets = int(of.tiles[item.index]), int(of.targets[item.index])
-    return Entry(item.set, item.index, of.keys[item.index], item.epoch, item.length, tiles, targets, weight=1.0)
+    return Entry(
+        item.set, item.index, of.keys[item.index], item.epoch, item.length, tiles, targets, 1.0, of.images[item.index]
+    )
 
 
 def rejected_path(path: Path) -> Path:

@@ -72,7 +72,7 @@ class ChatML:
     ) -> None:
         self._tokenizer = tokenizer
         self._tile_prefix = tile_prefix
-        self._tokens_per_tile = tokens_per_tile
+        self.tokens_per_tile = tokens_per_tile
         self._system = system
         self._newline = tokenizer.encode("\n")
 
@@ -108,4 +108,4 @@ class ChatML:
     def _image(self, parts: _Parts, tiles: int) -> None:
         for index in range(tiles):
             parts.text(self._tokenizer.encode(self._tile_prefix(index, tiles)))
-            parts.tile(self._tokens_per_tile)
+            parts.tile(self.tokens_per_tile)

@@ -21,6 +21,7 @@ METADATA_KEY = b"megavlm.fingerprint"
 ENTRY = pa.struct([
     ("set", pa.string()), ("index", pa.int64()), ("key", pa.string()), ("epoch", pa.int32()),
     ("tokens", pa.int32()), ("tiles", pa.int32()), ("targets", pa.int32()), ("weight", pa.float32()),
+    ("images", pa.list_(pa.int16())),
 ])  # fmt: skip
 SCHEMA = pa.schema([
     ("batch", pa.int64()), ("tokens", pa.int32()), ("tiles", pa.int32()), ("targets", pa.int32()),
@@ -40,6 +41,7 @@ class Entry:
     tiles: int
     targets: int
     weight: float
+    images: tuple[int, ...]  # tiles of each image, thumbnail included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Pack:
         """The row as plain data."""
         sizes = {"batch": self.batch, "tokens": self.tokens, "tiles": self.tiles, "targets": self.targets}
         return sizes | {"samples": [dataclasses.asdict(entry) for entry in self.samples]}
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    return Entry(**record | {"images": tuple(record["images"])})
 
 
 def write_manifest(path: Path, packs: list[Pack], fingerprint: dict[str, Any]) -> None:
@@ -104,7 +110,7 @@ class Manifest:
                 f"row {row} is not in the manifest", where=str(self.path), fix=f"rows run from 0 to {len(self) - 1}"
             )
         record = self._table.slice(row, 1).to_pylist()[0]
-        return Pack(row, record["batch"], tuple(Entry(**entry) for entry in record["samples"]))
+        return Pack(row, record["batch"], tuple(map(_entry, record["samples"])))
 
     def column(self, name: str) -> list[Any]:
         """A whole column: "tokens", "tiles" or "targets" as integers, "samples" as lists of records."""

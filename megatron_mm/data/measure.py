@@ -10,10 +10,10 @@ import numpy as np
 from megavlm.platform.errors import InputError
 from megavlm.platform.images.decode import probe
 from megavlm.platform.images.tiling import choose_grid, tile_count
-from megavlm.platform.shards import Sample, ShardReader
+from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig, Tiling
-from .conversation import ChatML, Encoded
+from .conversation import ChatML
 from .samples import BadSample, read_conversation
 from .tokenizer import TextTokenizer
 
@@ -36,6 +36,7 @@ class Measured:
     tokens: np.ndarray
     tiles: np.ndarray
     targets: np.ndarray
+    images: list[tuple[int, ...]]  # tiles of each image, by sample
     rejected: list[Rejected]
 
 
@@ -66,12 +67,16 @@ def measure(
     keys = list(reader.keys())
     table = np.zeros((3, len(keys)), np.int64)
     rejected: list[Rejected] = []
+    images: list[tuple[int, ...]] = [()] * len(keys)
     for index, key in enumerate(keys):
         try:
-            encoded = _encode(reader.read(index), chat, tiling)
+            conversation = read_conversation(reader.read(index))
+            counts = tuple(tiles_of(image, tiling) for image in conversation.images)
+            encoded = chat.encode(conversation.messages, counts)
             if len(encoded.tokens) > capacity:
                 raise BadSample("too_long", f"{len(encoded.tokens)} tokens, and a pack holds {capacity}")
             table[:, index] = len(encoded.tokens), encoded.tiles, encoded.target.sum()
+            images[index] = counts
         except BadSample as error:
             rejected.append(Rejected(name, key, error.reason, error.what))
         tick(1)
@@ -82,9 +87,4 @@ def measure(
             where=f"data.sets.{name}",
             fix=first.detail,
         )
-    return Measured(keys, tokens=table[0], tiles=table[1], targets=table[2], rejected=rejected)
-
-
-def _encode(sample: Sample, chat: ChatML, tiling: Tiling) -> Encoded:
-    conversation = read_conversation(sample)
-    return chat.encode(conversation.messages, [tiles_of(image, tiling) for image in conversation.images])
+    return Measured(keys, tokens=table[0], tiles=table[1], targets=table[2], images=images, rejected=rejected)

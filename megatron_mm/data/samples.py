@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from megavlm.platform.errors import InputError
@@ -32,16 +33,29 @@ class Conversation:
     images: list[bytes]
 
 
+TEXT_FIELDS = frozenset({"json", "txt"})
+
+
 def read_conversation(sample: Sample) -> Conversation:
     """Parse and check a sample's fields; raises BadSample."""
+    names = image_fields(sample.fields)
+    return Conversation(read_messages(sample, len(names)), [sample.fields[name] for name in names])
+
+
+def read_messages(sample: Sample, images: int) -> list[Message]:
+    """The messages of a sample that has so many images, which need not be at hand; raises BadSample."""
     messages = _messages(sample.fields.get("json"))
-    images = [sample.fields[name] for name in sorted(filter(_is_image, sample.fields), key=_image_order)]
     marks = sum(message["content"].count(IMAGE_MARK) for message in messages if message["role"] == "user")
-    if marks != len(images):
+    if marks != images:
         raise BadSample(
-            "image_count", f"{marks} {IMAGE_MARK} mark(s) in the user turns and {len(images)} image(s) beside them"
+            "image_count", f"{marks} {IMAGE_MARK} mark(s) in the user turns and {images} image(s) beside them"
         )
-    return Conversation(messages, images)
+    return messages
+
+
+def image_fields(names: Iterable[str]) -> list[str]:
+    """Those of a sample's fields that are images, in the order of their marks."""
+    return sorted(filter(_is_image, names), key=_image_order)
 
 
 def _messages(raw: bytes | None) -> list[Message]:

@@ -26,13 +26,13 @@ from megavlm.platform.storage import write_atomic
 from ..checkpoints.durable import flush, refusal
 from ..checkpoints.listing import COMPLETE, checkpoint_path
 from ..checkpoints.safe_load import INDEX, load_state
-from .step import unwrap
+from ..model import VisionLanguageModel
 
 # The default, "fully_sharded_model_space", fails on load; this one also lets tp and pp change.
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
-def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronOptimizer) -> Path:
+def save(run: RunFolder, stage: str, step: int, model: VisionLanguageModel, optimizer: MegatronOptimizer) -> Path:
     """Write a checkpoint and take the stage's older ones away; every rank calls it.
 
     The older ones go when the new one is on disk, and not before. Raises MegaVLMError with the file system's own words
@@ -62,7 +62,9 @@ def save(run: RunFolder, stage: str, step: int, model: Any, optimizer: MegatronO
     return folder
 
 
-def _write(run: RunFolder, folder: Path, marker: dict[str, Any], model: Any, optimizer: MegatronOptimizer) -> None:
+def _write(
+    run: RunFolder, folder: Path, marker: dict[str, Any], model: VisionLanguageModel, optimizer: MegatronOptimizer
+) -> None:
     """Everything, then that it is complete. megatron-core flushes the tensors, and little else."""
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed save left
@@ -88,13 +90,13 @@ def prune(run: RunFolder, stage: str, keep: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def load(folder: Path, model: Any, optimizer: MegatronOptimizer) -> int:
+def load(folder: Path, model: VisionLanguageModel, optimizer: MegatronOptimizer) -> int:
     """Restore everything from a complete checkpoint; returns the number of updates it had seen.
 
     Random streams are restored where the layout is the one that saved; another layout keeps its freshly seeded ones.
     """
     state = load_state(_state(model, optimizer, is_loading=True), folder)
-    unwrap(model).load_state_dict(state["model"], strict=False)
+    model.load_parts(state["model"])
     with torch.no_grad():
         optimizer.load_state_dict(state["optimizer"])
     marker = json.loads((folder / COMPLETE).read_text())
@@ -108,12 +110,14 @@ def layout() -> dict[str, int]:
     return {
         "tp": parallel_state.get_tensor_model_parallel_world_size(),
         "pp": parallel_state.get_pipeline_model_parallel_world_size(),
+        "vp": parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+        "cp": parallel_state.get_context_parallel_world_size(),
         "world": dist.get_world_size(),
     }
 
 
-def _state(model: Any, optimizer: MegatronOptimizer, is_loading: bool) -> dict[str, Any]:
-    weights = unwrap(model).sharded_state_dict()
+def _state(model: VisionLanguageModel, optimizer: MegatronOptimizer, is_loading: bool) -> dict[str, Any]:
+    weights = model.sharded_state_dict()
     # megatron-core binds optimizer state to parameters through the model's entries, and changes what it is given.
     moments = optimizer.sharded_state_dict(dict(weights), is_loading=is_loading, metadata=dict(SHARDING))
     return {"model": weights, "optimizer": moments}

@@ -14,35 +14,52 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from ..data.shares import Grid, Seat, Shares
 from ..tower import VisionTower
-from .shares import Grid, Shares
 
 TILES_AT_ONCE = 64  # per pass through the tower
 
 
-def grid() -> Grid:
-    """The sizes of this run's layout, from megatron-core's groups."""
-    return Grid(
+def seat() -> Seat:
+    """This process' place in the run's layout, from megatron-core's groups."""
+    tp = parallel_state.get_tensor_model_parallel_world_size()
+    grid = Grid(
         parallel_state.get_data_parallel_world_size(),
         parallel_state.get_pipeline_model_parallel_world_size(),
         parallel_state.get_context_parallel_world_size(),
     )
+    return Seat(grid, dist.get_rank() // tp, tp, parallel_state.get_tensor_model_parallel_rank())
 
 
 class Lookers:
     """The processes that share out the tiles: those that hold the same part of the tower. Every process makes one."""
 
     def __init__(self) -> None:
-        tp = parallel_state.get_tensor_model_parallel_world_size()
-        groups = [dist.new_group(range(rank, dist.get_world_size(), tp)) for rank in range(tp)]
-        self.group, self.grid = groups[dist.get_rank() % tp], grid()
-        self.member = dist.get_rank() // tp
+        self.seat = seat()
+        tp = self.seat.tp
+        self.group = [dist.new_group(range(rank, dist.get_world_size(), tp)) for rank in range(tp)][self.seat.tp_rank]
+
+    @property
+    def member(self) -> int:
+        """Which of them this process is."""
+        return self.seat.member
 
     def exchange(self, values: Tensor, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
         """Rows for each member in its order -> rows from each member in its order."""
         found = values.new_empty((sum(receives), *values.shape[1:]))
         dist.all_to_all_single(found, values.contiguous(), list(receives), list(sends), group=self.group)
         return found
+
+    def gather(self, part: Tensor, sizes: Sequence[int]) -> Tensor:
+        """What each tensor-parallel rank decoded, `sizes` of them, in their order."""
+        if len(sizes) == 1:
+            return part
+        group = parallel_state.get_tensor_model_parallel_group()
+        even = part.new_zeros((max(sizes), *part.shape[1:]))
+        even[: len(part)] = part
+        found = [torch.empty_like(even) for _ in sizes]
+        dist.all_gather(found, even, group=group)
+        return torch.cat([each[:size] for each, size in zip(found, sizes, strict=True)])
 
 
 class Looking:
@@ -55,14 +72,13 @@ class Looking:
         self._given: Tensor | None = None
 
     def see(self, tiles: Tensor) -> list[Tensor]:
-        """This process' share uint8 [n, 3, H, W] -> the visual tokens [tiles * tokens_per_tile, width] of each of its
-        packs; none on later pipeline stages."""
+        """The tiles that this process decoded, uint8 [n, 3, H, W] -> the visual tokens [tiles * tokens_per_tile, width]
+        of each of its packs; none on later pipeline stages."""
         member, shares = self.lookers.member, self.shares
-        if len(tiles) != len(shares.looks_at(member)):
-            raise ValueError(f"{len(tiles)} tiles for a share of {len(shares.looks_at(member))}")
         if shares.total == 0:
             return []
-        self._seen = self._encode(tiles)
+        tp = self.lookers.seat.tp
+        self._seen = self._encode(self.lookers.gather(tiles, [len(shares.decodes(member, tp, k)) for k in range(tp)]))
         rows = torch.cat([self._rows(self._seen, run, shares.looks_at(member)) for run in shares.sends(member)])
         found = self.lookers.exchange(rows.detach(), self._sizes(shares.sends(member)), self._sizes(self._senders()))
         self._given = found[self._in_order()].requires_grad_(self.trains)
@@ -87,13 +103,15 @@ class Looking:
 
     def _encode(self, tiles: Tensor) -> Tensor:
         if not len(tiles):
-            return torch.zeros(0, self.tower.config.hidden_size, dtype=self.tower.config.params_dtype, device=tiles.device)
+            config = self.tower.config
+            return torch.zeros(0, config.hidden_size, dtype=config.params_dtype, device=tiles.device)
         with torch.set_grad_enabled(self.trains or tiles.requires_grad):
             return torch.cat([self.tower(part).values for part in tiles.split(TILES_AT_ONCE)])
 
     def _rows(self, values: Tensor, run: range, of: range) -> Tensor:
         """The tokens of a run of tiles, where `values` hold those of the tiles `of`."""
-        return values[(run.start - of.start) * self.each : (run.stop - of.start) * self.each] if len(run) else values[:0]
+        first, last = ((edge - of.start) * self.each for edge in (run.start, run.stop))
+        return values[first:last] if len(run) else values[:0]
 
     def _sizes(self, runs: Sequence[range]) -> list[int]:
         return [len(run) * self.each for run in runs]
@@ -111,5 +129,5 @@ class Looking:
         return next(self.tower.parameters()).device
 
     def _by_pack(self, values: Tensor) -> list[Tensor]:
-        dp, pp, _ = self.lookers.grid.place(self.lookers.member)
+        dp, pp, _ = self.lookers.seat.grid.place(self.lookers.member)
         return list(values.split([count * self.each for count in self.shares.counts[dp]])) if pp == 0 else []

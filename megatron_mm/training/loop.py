@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from megavlm.platform.config import Recipe
@@ -21,10 +20,11 @@ from megavlm.platform.runs import Attempt, RunFolder
 from .. import backend
 from ..checkpoints.listing import latest
 from ..checkpoints.weights import fill
+from ..contracts import StepBatch
 from ..data.build import StageData
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
-from ..model import build_model
+from ..model import VisionLanguageModel, build_model
 from . import checkpoint
 from .pulse import Pulse
 from .schedule import learning_rate
@@ -63,12 +63,18 @@ class StageTrainer:
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
-        self.model = wrap(model, stage.parallel, stage.precision)
-        self.optimizer: MegatronOptimizer = make_optimizer(self.model, stage.optimizer, stage.parallel, stage.precision)
-        self.step = checkpoint.load(newest, self.model, self.optimizer) if newest else 0
+        self.wrapped = wrap(model, stage.parallel, stage.precision)
+        options = (stage.optimizer, stage.parallel, stage.precision)
+        self.optimizer: MegatronOptimizer = make_optimizer(self.wrapped, *options)
+        self.step = checkpoint.load(newest, model, self.optimizer) if newest else 0
         self._skipped = 0
 
-    def _first_weights(self, model: Any, resumes: bool) -> None:
+    @property
+    def model(self) -> VisionLanguageModel:
+        """This rank's part of the model."""
+        return self.wrapped.model
+
+    def _first_weights(self, model: VisionLanguageModel, resumes: bool) -> None:
         """Those of the stages this one comes after, the last listed last; the first stage draws them."""
         sources = as_first_says([latest(self.session.run, earlier) for earlier in self.stage.after])
         if not sources and not resumes:
@@ -78,16 +84,15 @@ class StageTrainer:
 
     def train(self) -> bool:
         """Train to the stage's last step; False when it was saved before that because someone asked."""
-        rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
         objective = self.spec.model.objectives[0].build()
         if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
             return False
         self.session.pulse("step", self.step)
         last_wait = time.perf_counter()
-        for packs in self._loader().batches(self.step, self.stage.steps, rank, ranks):
+        for batch in self._batches():
             start = time.perf_counter()
             rate = self._set_rate()
-            result = train_step(self.model, self.optimizer, packs, objective)
+            result = train_step(self.wrapped, self.optimizer, batch.without(agreed(batch.problems)), objective)
             self.step += 1
             self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
             stop = self._agreed_to_stop()
@@ -98,9 +103,12 @@ class StageTrainer:
             last_wait = time.perf_counter()
         return True
 
-    def _loader(self) -> Any:
+    def _batches(self) -> Iterator[StepBatch]:
         manifest = Manifest(self.session.run.path("stages", self.name, "packs.parquet"))
-        return open_loader(self.spec, manifest, report=self.session.attempt.event if self.session.leads else _silent)
+        loader = open_loader(self.spec, manifest, report=self.session.attempt.event)
+        # an interleaved pipeline goes through its packs in groups of as many as it has stages
+        group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
+        return loader.batches(self.step, self.stage.steps, self.wrapped.lookers.seat, group)
 
     def _set_rate(self) -> float:
         rate = learning_rate(self.step, self.stage.optimizer, self.stage.steps)
@@ -153,6 +161,17 @@ def as_first_says(value: T) -> T:
     return told[0]
 
 
+def agreed(problems: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+    """What turned out unreadable anywhere: those who read a sample's text and who decode its image are not the same."""
+    some = torch.tensor(len(problems), device=backend.device())
+    dist.all_reduce(some)
+    if not some:
+        return set()
+    found: list[list[tuple[int, int]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, list(problems))
+    return {problem for each in found for problem in each}
+
+
 def _found(source: Path | None, after: list[str]) -> Path:
     if source is None:
         raise MegaVLMError(f"a stage this one comes after has no checkpoint: {after}", fix="train it first")
@@ -161,7 +180,3 @@ def _found(source: Path | None, after: list[str]) -> Path:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _silent(kind: str, **fields: Any) -> None:
-    """Only one rank reports: all of a replica read the same samples."""

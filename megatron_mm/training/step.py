@@ -18,10 +18,10 @@ from torch import Tensor
 
 from .. import backend
 from ..config import Optimizer, Parallel
-from ..contracts import PackedBatch
+from ..contracts import PackedBatch, StepBatch
+from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
-from .encode import Looking, Lookers
-from .shares import Shares
+from .encode import Lookers, Looking
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
@@ -35,27 +35,6 @@ class StepResult:
     tokens: int  # positions of the global batch, padding included
     targets: int  # of them those with a loss weight
     updated: bool  # False where a gradient was not finite and the optimizer skipped
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """One rank's part of a global batch: its replica's packs, and its share of the tiles, uint8 [n, 3, H, W].
-
-    The packs hold no tiles: `shares` says where each tile's tokens go.
-    """
-
-    packs: Sequence[PackedBatch]
-    tiles: Tensor
-    shares: Shares
-
-    @classmethod
-    def of(cls, replicas: Sequence[Sequence[PackedBatch]], lookers: Lookers) -> StepBatch:
-        """This process' part of a global batch whose packs, of every replica, are at hand with their tiles."""
-        shares = Shares(lookers.grid, [[len(pack.tiles) for pack in packs] for packs in replicas])
-        tiles = torch.cat([pack.tiles for packs in replicas for pack in packs])
-        share, (dp, _, _) = shares.looks_at(lookers.member), lookers.grid.place(lookers.member)
-        packs = [replace(pack, tiles=pack.tiles[:0]) for pack in replicas[dp]]
-        return cls(packs, tiles[share.start : share.stop], shares)
 
 
 @dataclass(frozen=True)
@@ -134,13 +113,22 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     looking = Looking(wrapped.model.tower, wrapped.lookers, batch.shares, wrapped.model.spec.tokens_per_tile)
     visual = looking.see(batch.tiles.to(backend.device()))
     packs = [pack.to(backend.device()) for pack in batch.packs]
-    if visual:
-        packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=True)]
+    packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=False)] + packs[len(visual) :]
     losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
     looking.learn()
     _finish_gradients(wrapped)
     updated, grad_norm, _ = optimizer.step()
     return StepResult(_global_loss(losses), float(grad_norm or 0.0), tokens, targets, bool(updated))
+
+
+def cut(replicas: Sequence[Sequence[PackedBatch]], lookers: Lookers) -> StepBatch:
+    """This process' part of a global batch whose packs, of every replica, are at hand with their tiles."""
+    seat = lookers.seat
+    shares = Shares(seat.grid, [[len(pack.tiles) for pack in packs] for packs in replicas])
+    tiles = torch.cat([pack.tiles for packs in replicas for pack in packs])
+    share = shares.decodes(seat.member, seat.tp, seat.tp_rank)
+    packs = [replace(pack, tiles=pack.tiles[:0]) for pack in replicas[seat.grid.place(seat.member)[0]]]
+    return StepBatch(packs, [None] * len(packs), tiles[share.start : share.stop], shares)
 
 
 LossFunction = Callable[[PackedBatch, Tensor], tuple[Tensor, Tensor, Any]]

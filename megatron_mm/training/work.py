@@ -16,7 +16,6 @@ from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
 from .loop import Session, StageTrainer, as_first_says
 from .pulse import Pulse
 from .stages import chosen, is_finished, mark_stage_finished
-from .step import unwrap
 
 
 def work(run: RunFolder, attempt: Attempt, names: Sequence[str], pulse: Pulse, wants_save: Callable[[], bool]) -> None:
@@ -46,7 +45,7 @@ def evaluate(trainer: StageTrainer) -> None:
     A gate that says no is written down like one that passes: the run goes on, and `train` tells it by its exit code.
     """
     session, stage, name = trainer.session, trainer.stage, trainer.name
-    model, alive = unwrap(trainer.model), partial(session.pulse, "evaluate")
+    model, alive = trainer.model, partial(session.pulse, "evaluate")
     alive()
     evaluate_stage(model, session.run, session.recipe, name, stage.evaluate, PLAIN, alive)
     blind = {suite: stage.evaluate[suite] for suite in stage.blind}

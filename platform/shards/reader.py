@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 
@@ -42,13 +44,18 @@ class ShardReader:
         rows = self._rows(which)
         return {self._exts[row]: int(self._sizes[row]) for row in rows}
 
-    def read(self, which: int | str) -> Sample:
-        """Sample number `which` (IndexError outside 0..len-1), or the first with that key (KeyError if none has)."""
-        rows = self._rows(which)
-        start = int(self._offsets[rows.start])
+    def read(self, which: int | str, only: Collection[str] | None = None) -> Sample:
+        """Sample number `which` (IndexError outside 0..len-1), or the first with that key (KeyError if none has).
+
+        With `only`, of its fields those named here, and nothing else is read.
+        """
+        rows = [row for row in self._rows(which) if only is None or self._exts[row] in only]
+        if not rows:
+            return Sample(self._keys[self._sample(which)], {})
+        start = int(self._offsets[rows[0]])
         ends = [int(self._offsets[row] + self._sizes[row]) for row in rows]
         # Members of a sample lie side by side, so one range holds them all.
-        data = read_range(self.tars[self._shards[rows.start]], start, max(ends) - start)
+        data = read_range(self.tars[self._shards[rows[0]]], start, max(ends) - start)
         slices = {
             self._exts[row]: (int(self._offsets[row]) - start, end - start) for row, end in zip(rows, ends, strict=True)
         }

@@ -14,7 +14,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend import cpu
 from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import PackedBatch
-from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
 
 LAYOUTS = {
@@ -29,6 +29,10 @@ LAYOUTS = {
     },
     4: {
         "tp2 pp2": {"tp": 2, "pp": 2},
+        "dp2 tp2": {"tp": 2},
+        "dp2 pp2 distributed optimizer": {"pp": 2, "distributed_optimizer": True},
+        "pp2 cp2": {"pp": 2, "cp": 2},
+        "pp4 uneven": {"pp": 4, "first_stage_layers": 1, "last_stage_layers": 1},
         "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
     },
 }
@@ -65,17 +69,18 @@ def pack(seed: int, with_images: bool) -> PackedBatch:
     labels, weights = tokens.roll(-1, 1), torch.rand(1, SEQUENCE, generator=draw)
     labels[0, :5] = -100
     ends = torch.tensor([0, 17, 40, SEQUENCE], dtype=torch.int32)
-    tiles = torch.randint(0, 256, (TILES if with_images else 0, 3, 28, 28), generator=draw).float().requires_grad_()
+    tiles = torch.randint(0, 256, (TILES if with_images else 0, 3, 28, 28), generator=draw).to(torch.uint8)
     places = torch.cat([torch.arange(2, 10), torch.arange(20, 24)])[: 4 * len(tiles)]
     positions = torch.cat([torch.arange(n) for n in ends.diff().tolist()])[None]
     return PackedBatch(tokens, labels, weights, positions, ends, tiles, places)
 
 
-def pixel_norm(packs: list[PackedBatch], parallel: Parallel) -> float:
-    """Norm of the loss' gradient with respect to every pixel of the global batch."""
-    squares = sum(((p.tiles.grad**2).sum() for p in packs if p.tiles.grad is not None), torch.zeros(()))
-    dist.all_reduce(squares)
-    return (squares / parallel.tp).sqrt().item()
+def sight(model: VisionLanguageModel) -> float:
+    """What became of the tower: where the gradients were wrong on any rank, or its copies differ, it would tell."""
+    weights = torch.stack([model.tower.encoder.embedding.class_token.sum(), model.tower.connector.norm.weight.sum()])
+    copies = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
+    dist.all_gather(copies, weights.detach())
+    return weights.double().sum().item() if all(torch.equal(copy, copies[0]) for copy in copies) else float("nan")
 
 
 def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: list[str]) -> list[list[float]]:
@@ -90,9 +95,9 @@ def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: l
     results = []
     for step in range(STEPS):
         packs = [pack(100 * step + i, with_images) for i, with_images in enumerate(has_images)]
-        batch = training.StepBatch.of([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
-        results.append([done.loss, done.grad_norm, pixel_norm(packs, parallel), done.tokens, done.targets])
+        results.append([done.loss, done.grad_norm, sight(model), done.tokens, done.targets])
     return results
 
 

@@ -31,6 +31,16 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seat:
+    """One process' place: its member among those that share out the tiles, and its rank among that one's tp."""
+
+    grid: Grid = Grid()
+    member: int = 0
+    tp: int = 1
+    tp_rank: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Shares:
     """Tiles are numbered through the global batch: replica after replica, pack after pack, in the packs' order.
 
@@ -62,6 +72,12 @@ class Shares:
         end = self.ends[dp]
         return range(end - sum(self.counts[dp]), end) if pp == 0 else range(end, end)
 
+    def decodes(self, member: int, tp: int, tp_rank: int) -> range:
+        """Of what a member looks at, what one of its tensor-parallel ranks decodes for the others."""
+        share = self.looks_at(member)
+        first, last = (share.start + k * len(share) // tp for k in (tp_rank, tp_rank + 1))
+        return range(first, last)
+
     def sends(self, member: int) -> list[range]:
         """Of what a member looks at, what each member needs."""
         return [common(self.looks_at(member), self.needs(other)) for other in range(self.grid.size)]
@@ -69,6 +85,21 @@ class Shares:
     def receives(self, member: int) -> list[range]:
         """Of what a member needs, what each member looks at."""
         return [common(self.looks_at(other), self.needs(member)) for other in range(self.grid.size)]
+
+
+def assign(costs: Sequence[float], replicas: int) -> list[list[int]]:
+    """Packs to data-parallel replicas: as many to each as can be, and then as much work; each one's in their order.
+
+    The costliest go first, each to the replica that has done least and still has room (Graham 1969).
+    """
+    room = [len(costs) // replicas + (replica < len(costs) % replicas) for replica in range(replicas)]
+    chosen: list[list[int]] = [[] for _ in range(replicas)]
+    load = [0.0] * replicas
+    for pack in sorted(range(len(costs)), key=lambda k: (-costs[k], k)):
+        replica = min((r for r in range(replicas) if len(chosen[r]) < room[r]), key=lambda r: (load[r], r))
+        chosen[replica].append(pack)
+        load[replica] += costs[pack]
+    return [sorted(packs) for packs in chosen]
 
 
 def common(a: range, b: range) -> range:
