@@ -41,7 +41,7 @@ class Entry:
     tiles: int
     targets: int
     weight: float
-    images: tuple[int, ...]  # tiles of each image, thumbnail included
+    images: list[int]  # tiles of each image, thumbnail included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,6 @@ class Pack:
         """The row as plain data."""
         sizes = {"batch": self.batch, "tokens": self.tokens, "tiles": self.tiles, "targets": self.targets}
         return sizes | {"samples": [dataclasses.asdict(entry) for entry in self.samples]}
-
-
-def _entry(record: dict[str, Any]) -> Entry:
-    return Entry(**record | {"images": tuple(record["images"])})
 
 
 def write_manifest(path: Path, packs: list[Pack], fingerprint: dict[str, Any]) -> None:
@@ -110,7 +106,7 @@ class Manifest:
                 f"row {row} is not in the manifest", where=str(self.path), fix=f"rows run from 0 to {len(self) - 1}"
             )
         record = self._table.slice(row, 1).to_pylist()[0]
-        return Pack(row, record["batch"], tuple(map(_entry, record["samples"])))
+        return Pack(row, record["batch"], tuple(Entry(**entry) for entry in record["samples"]))
 
     def column(self, name: str) -> list[Any]:
         """A whole column: "tokens", "tiles" or "targets" as integers, "samples" as lists of records."""

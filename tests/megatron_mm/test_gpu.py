@@ -55,7 +55,8 @@ def test_training_steps(
     wrapped = training.wrap(model, Parallel(), precision)
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), Parallel(), precision)
     objective = config.objectives[0].build()
-    first = training.train_step(wrapped, optimizer, packs[:1], objective)
+    first = training.train_step(wrapped, optimizer, training.cut([packs[:1]], wrapped.lookers), objective)
     assert first.loss == pytest.approx(wanted, rel=tolerance)
-    losses = [training.train_step(wrapped, optimizer, packs, objective).loss for _ in range(20)]
+    batch = training.cut([packs], wrapped.lookers)
+    losses = [training.train_step(wrapped, optimizer, batch, objective).loss for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]

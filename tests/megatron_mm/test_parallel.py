@@ -19,8 +19,15 @@ from megavlm.megatron_mm.config import Parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAYOUTS = {
-    2: ["tp2", "tp2 sequence parallel", "pp2", "dp2 distributed optimizer"],
-    4: ["tp2 pp2", "tp2 pp2 sequence parallel"],
+    2: ["tp2", "tp2 sequence parallel", "pp2", "pp2 interleaved", "cp2", "dp2 distributed optimizer"],
+    4: [
+        "tp2 pp2",
+        "tp2 pp2 sequence parallel",
+        "dp2 tp2",
+        "dp2 pp2 distributed optimizer",
+        "pp2 cp2",
+        "pp4 uneven",
+    ],
 }
 CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary"]
 
@@ -34,7 +41,7 @@ def worker() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
-    """Per case and step: loss, gradient norm, norm of the pixels' gradient, tokens, targets."""
+    """Per case and step: loss, gradient norm, what became of the tower, tokens, targets."""
     torch.set_num_threads(1)
     results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
     backend.shutdown()
@@ -70,14 +77,14 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
                 place = f"{layout}, {case}, step {step}"
                 assert ours[0] == pytest.approx(wanted[0], abs=1e-5), place
                 assert ours[1] == pytest.approx(wanted[1], abs=1e-4), place
-                assert ours[2] == pytest.approx(wanted[2], rel=1e-3, abs=1e-9), place
+                assert ours[2] == pytest.approx(wanted[2], abs=1e-3), place  # Adam makes much of a small difference
                 assert ours[3:] == wanted[3:], place
 
 
 @pytest.mark.multiprocess
-def test_pixels_have_a_gradient_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
+def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
     for case, steps in one_process.items():
-        assert all((step[2] > 1e-6) == (case != "text") for step in steps), case
+        assert (abs(steps[0][2] - steps[-1][2]) > 0.05) == (case != "text"), case
 
 
 @pytest.mark.multiprocess

@@ -53,13 +53,14 @@ def resume(
 
         def two_steps() -> list[float]:
             loss = config.objectives[0].build()
-            return [training.train_step(wrapped, optimizer, [tiny_pack(seed)], loss).loss for seed in (2, 3)]
+            batches = [training.cut([[tiny_pack(seed)]], wrapped.lookers) for seed in (2, 3)]
+            return [training.train_step(wrapped, optimizer, batch, loss).loss for batch in batches]
 
         two_steps()
         dist_checkpointing.save(state(model, optimizer, loading=False), str(tmp_path))
         straight = two_steps()
         loaded = dist_checkpointing.load(state(model, optimizer, loading=True), str(tmp_path))
-        model.load_state_dict(loaded["model"])
+        model.load_parts(loaded["model"])
         with torch.no_grad():
             optimizer.load_state_dict(loaded["optimizer"])
         return straight, two_steps()
@@ -126,10 +127,12 @@ def steps_saved(tiny_model: Callable[..., ModelConfig], tiny_pack: Callable[...,
     parallel = Parallel(distributed_optimizer=True)
     config = tiny_model()
     wrapped = training.wrap(build_model(config, backend.build_context(parallel)), parallel)
-    backend.initialise(training.unwrap(wrapped), seed=1)
+    backend.initialise(wrapped.model, seed=1)
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), parallel)
     optimizer.chained_optimizers[0].optimizer.param_groups[1]["params"].clear()
-    training.train_step(wrapped, optimizer, [tiny_pack()], config.objectives[0].build())
+    training.train_step(
+        wrapped, optimizer, training.cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build()
+    )
     groups = optimizer.chained_optimizers[0].state_dict()["optimizer"]["param_groups"]
     return [group.get("step") for group in groups]
 

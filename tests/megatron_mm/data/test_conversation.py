@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, blank
+from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, blank, grey
 from megavlm.megatron_mm.data.conversation import ChatML, Encoded
 from megavlm.megatron_mm.data.tokenizer import SHIPPED, load_tokenizer
 
@@ -127,7 +127,7 @@ def test_packed_arrays_are_those_of_a_slow_loop(samples: list[Encoded]) -> None:
 
 
 def test_a_full_pack_has_no_padding_segment() -> None:
-    full = blank(tokens=12, tiles=2, tokens_per_tile=PER_TILE, side=2, padding=9)
+    full = blank(tokens=12, tiles=2, tokens_per_tile=PER_TILE, pixels=grey(2, side=2), padding=9)
     packed = assemble([full], 12, 2, padding=9)
     assert packed.cu_seqlens.tolist() == [0, 12]
     assert packed.loss_weights.sum() == 0 and len(packed.visual_index) == 2 * PER_TILE
@@ -135,4 +135,4 @@ def test_a_full_pack_has_no_padding_segment() -> None:
 
 def test_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="12 tokens do not fit 11"):
-        assemble([blank(12, 0, PER_TILE, 2, 9)], 11, 2, 9)
+        assemble([blank(12, 0, PER_TILE, grey(0, 2), 9)], 11, 2, 9)

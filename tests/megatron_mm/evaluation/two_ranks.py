@@ -37,7 +37,7 @@ MODEL = ModelConfig.parse({
     "connector": {"name": "pixel_shuffle_mlp", "hidden": 64},
     "injection": {"name": "inline", "tags": "1d"},
     "decoder": {
-        "name": "qwen2", "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 513,
+        "name": "qwen2", "layers": 4, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 513,
         "max_positions": 128,
     },
 })  # fmt: skip
@@ -49,6 +49,8 @@ LAYOUTS = {
     "tp2": Parallel(tp=2),
     "tp2_sp": Parallel(tp=2, sequence_parallel=True),
     "pp2": Parallel(pp=2),
+    "pp2_vp2": Parallel(pp=2, vp=2),
+    "cp2": Parallel(cp=2),
 }
 
 
@@ -108,7 +110,7 @@ def main(lessons: str, held_out: str, work: str) -> None:
             checkpoint.mkdir(exist_ok=True)
             dist_checkpointing.save(model.sharded_state_dict(), str(checkpoint))
         else:
-            model.load_state_dict(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)), strict=False)
+            model.load_parts(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)))
         results[name] = {"predictions": judge(model, reader), "blind": judge(model, reader, blind=True)}
         if name in ("dp2", "tp2"):
             results[name]["generated"] = say(model, reader)

@@ -20,7 +20,7 @@ from megavlm.megatron_mm.checkpoints.weights import fill
 from megavlm.megatron_mm.config import Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
-from megavlm.megatron_mm.training.step import make_optimizer, train_step, unwrap, wrap
+from megavlm.megatron_mm.training.step import cut, make_optimizer, train_step, wrap
 from megavlm.platform.errors import InputError, MegaVLMError
 from megavlm.platform.runs import RunFolder
 
@@ -44,11 +44,12 @@ def trained(one_process, tiny_model, tiny_pack):
         optimizer = make_optimizer(wrapped, Optimizer(lr=1e-2), parallel, precision)
 
         def step(number: int) -> float:
-            return train_step(wrapped, optimizer, [tiny_pack(seed=number)], config.objectives[0].build()).loss
+            batch = cut([[tiny_pack(seed=number)]], wrapped.lookers)
+            return train_step(wrapped, optimizer, batch, config.objectives[0].build()).loss
 
         for number in range(steps):
             step(number)
-        return wrapped, optimizer, step
+        return model, optimizer, step
 
     return make
 
@@ -138,7 +139,7 @@ def read(request: pytest.FixtureRequest) -> Callable[[Path, Any, Any], None]:
     """Both ways into a checkpoint: going on with a training, and taking the weights for anything else."""
     if request.param == "resume":
         return lambda folder, model, optimizer: checkpoint.load(folder, model, optimizer)
-    return lambda folder, model, optimizer: fill(unwrap(model), folder)
+    return lambda folder, model, optimizer: fill(model, folder)
 
 
 def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: Path, read) -> None:
