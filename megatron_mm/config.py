@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, RootModel, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RootModel,
+    field_validator,
+    model_validator,
+)
 
 from megavlm.platform.config import Config, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
@@ -16,6 +25,7 @@ from .injection import INJECTIONS
 from .objectives import OBJECTIVES
 
 AXES = ("encoder", "connector", "injection", "decoder")
+Axis = Literal["encoder", "connector", "injection", "decoder"]
 
 
 class Tiling(Config):
@@ -90,12 +100,80 @@ class DataConfig(Config):
     sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
 
 
-class Mixture(Config):
-    """How often a stage draws from each named set. Weights are relative sample counts."""
+class Share(Config):
+    """What a stage draws from one set."""
 
-    weights: dict[str, float]
+    weight: NonNegativeFloat | None = None  # relative number of samples; 0: nothing. Without any, the sizes decide
+    epochs: PositiveFloat | None = None  # so many passes over the set, to the sample, and then no more of it
+    cap: PositiveInt | None = None  # at most so many draws
+
+
+class GlobalBatch(Config):
+    """What one step learns from.
+
+    packs: so many packed sequences. samples: exactly so many samples, in as many packs as they need. tokens: it closes
+    with the sample that reaches so many.
+    """
+
+    unit: Literal["packs", "samples", "tokens"] = "packs"
+    size: PositiveInt
+
+
+class Mixture(Config):
+    """What a stage draws from which named sets, in which order, and how that is packed.
+
+    `order`: shuffled, or global batches of one modality each, their longest first (LLaVA's group_by_modality_length).
+    """
+
+    sets: dict[str, Share] = {}
+    weights: dict[str, NonNegativeFloat] = {}  # in place of `sets`, where weights are all there is to say
+    temperature: PositiveFloat = 1.0  # without weights, a set of n samples weighs n^(1/temperature)
     sequence_length: PositiveInt  # tokens of one packed sequence
-    packs_per_batch: PositiveInt  # the global batch, counted in packs
+    batch: GlobalBatch | None = None
+    packs_per_batch: PositiveInt | None = None  # in place of `batch`, where the unit is packs
+    order: Literal["shuffled", "group_by_modality_length"] = "shuffled"
+    pack: bool = True  # false: one conversation in each packed sequence
+    shuffle_window: PositiveInt = 16  # shards of a set whose samples are shuffled together, and read side by side
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """The sets that something is drawn from."""
+        given = self.sets or {name: Share(weight=weight) for name, weight in self.weights.items()}
+        return {name: share for name, share in given.items() if share.weight != 0}
+
+    @property
+    def global_batch(self) -> GlobalBatch:
+        """The size of a global batch, however it was given."""
+        return self.batch or GlobalBatch(size=self.packs_per_batch or 1)
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Mixture:
+        if (self.batch is None) == (self.packs_per_batch is None):
+            raise ConfigError(
+                "the global batch's size is said " + ("twice" if self.batch else "nowhere"),
+                where="mixture.batch",
+                fix="set either mixture.packs_per_batch=N or mixture.batch={unit: samples, size: N}",
+            )
+        if bool(self.sets) == bool(self.weights):
+            raise ConfigError(
+                "the mixture names its sets " + ("twice" if self.sets else "nowhere"),
+                where="mixture.sets",
+                fix="set either mixture.weights={NAME: 1} or mixture.sets={NAME: {weight: 1}}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Mixture:
+        weighed = {name for name, share in self.shares.items() if share.weight is not None}
+        if not self.shares:
+            raise ConfigError("every set has the weight 0", where="mixture.sets", fix="give one of them a weight")
+        if weighed and weighed != set(self.shares):
+            raise ConfigError(
+                f"weights are relative to each other, and of these sets only {', '.join(sorted(weighed))} has one",
+                where="mixture.sets",
+                fix="give each set a weight, or none",
+            )
+        return self
 
 
 class Parallel(Config):
@@ -136,17 +214,54 @@ class Parallel(Config):
         return self
 
 
+class Group(Config):
+    """What differs for the parameters of one axis."""
+
+    lr: float | None = None  # at its highest; min_lr keeps its share of it
+    weight_decay: float | None = None
+
+
 class Optimizer(Config):
     """AdamW with warm-up and decay to min_lr."""
 
     lr: float
     min_lr: float = 0.0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 0
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    decay_steps: NonNegativeInt = 0  # wsd: the last so many steps go down to min_lr, all before stay at lr
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0  # global gradient norm
+    groups: dict[Axis, Group] = {}  # axis -> what differs for it
+
+    @model_validator(mode="after")
+    def _decays(self) -> Optimizer:
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise ConfigError(
+                f"schedule {self.schedule} with decay_steps {self.decay_steps}",
+                where="optimizer.decay_steps",
+                fix="schedule: wsd needs decay_steps of 1 and more, the others none",
+            )
+        return self
+
+    def of(self, axis: str | None) -> tuple[float, float, float]:
+        """(lr, min_lr, weight_decay) of an axis' parameters."""
+        own = self.groups.get(axis, Group()) if axis else Group()  # type: ignore[call-overload]
+        lr = self.lr if own.lr is None else own.lr
+        decay = self.weight_decay if own.weight_decay is None else own.weight_decay
+        return lr, self.min_lr * (lr / self.lr if self.lr else 1.0), decay
+
+
+class Loss(Config):
+    """How the losses of a global batch's tokens become one number.
+
+    global_token: every target counts alike, wherever it stands. per_microbatch: every packed sequence counts alike, as
+    where each rank takes the mean of its micro-batch (with `pack: false`, every sample). sqrt_length: an answer of n
+    tokens counts sqrt(n) (--use-loss-scaling of Megatron-LM's multimodal example, InternVL 2.5's square averaging).
+    """
+
+    normalisation: Literal["global_token", "per_microbatch", "sqrt_length"] = "global_token"
 
 
 class Gate(Config):
@@ -162,12 +277,14 @@ class Stage(Config):
     """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
 
     after: list[str] = []  # stages whose weights this one starts from: the last listed wins where both hold a tensor
-    train: list[Literal["encoder", "connector", "injection", "decoder"]]  # all else is frozen
+    train: list[Axis]  # all else is frozen
     mixture: Mixture
     steps: PositiveInt
     optimizer: Optimizer
+    loss: Loss = Loss()
     parallel: Parallel = Parallel()
     precision: Literal["fp32", "bf16", "fp8"] = "bf16"
+    recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
     save_every: PositiveInt = 1000  # steps between checkpoints; the last step always saves
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
     blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged

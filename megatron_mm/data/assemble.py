@@ -87,6 +87,24 @@ def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) 
     )
 
 
+def normalised(arrays: PackArrays, how: str) -> PackArrays:
+    """The pack with its loss weights as `Loss.normalisation` wants them; what is learnt from stays the same."""
+    weights, learnt = arrays.loss_weights, arrays.loss_weights > 0
+    if how == "per_microbatch":
+        weights = weights / max(float(weights.sum()), np.finfo(np.float32).tiny)
+    elif how == "sqrt_length":
+        weights = weights / np.sqrt(_answer_lengths(arrays.labels != IGNORED, arrays.cu_seqlens))
+    return dataclasses.replace(arrays, loss_weights=np.where(learnt, weights, np.float32(0)).astype(np.float32))
+
+
+def _answer_lengths(target: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+    """For each position the number of targets in its run of neighbouring ones of a sample; 1 elsewhere. float32 [s]."""
+    starts = target & ~np.concatenate([[False], target[:-1]])
+    starts[cu_seqlens[:-1]] |= target[cu_seqlens[:-1]]
+    run = np.cumsum(starts)
+    return np.where(target, np.bincount(run, weights=target)[run], 1.0).astype(np.float32)
+
+
 def _labels(encoded: Encoded) -> np.ndarray:
     labels = np.full(len(encoded.tokens), IGNORED, np.int64)
     labels[:-1] = np.where(encoded.target[1:], encoded.tokens[1:], IGNORED)

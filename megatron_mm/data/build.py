@@ -111,7 +111,15 @@ def _entry(item: Draw, measured: dict[str, Measured]) -> Entry:
     of = measured[item.set]
     tiles, targets = int(of.tiles[item.index]), int(of.targets[item.index])
     return Entry(
-        item.set, item.index, of.keys[item.index], item.epoch, item.length, tiles, targets, 1.0, list(of.images[item.index])
+        item.set,
+        item.index,
+        of.keys[item.index],
+        item.epoch,
+        item.length,
+        tiles,
+        targets,
+        1.0,
+        list(of.images[item.index]),
     )
 
 

@@ -24,7 +24,7 @@ from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig
 from ..contracts import PackedBatch, StepBatch
-from .assemble import PackArrays, Prepared, assemble, blank, grey
+from .assemble import PackArrays, Prepared, assemble, blank, grey, normalised
 from .build import StageData
 from .manifest import Entry, Manifest, Pack
 from .measure import template
@@ -53,7 +53,9 @@ class PackLoader:
         tokenizer: TextTokenizer,
         system: str = "",
         report: Report = lambda kind, **fields: None,
+        normalisation: str = "global_token",
     ) -> None:
+        self._normalisation = normalisation
         self._manifest, self._sets, self._report = manifest, sets, report
         self._chat = template(model, tokenizer, system)
         self._tiling, self._padding = model.tiling, tokenizer.padding
@@ -108,7 +110,8 @@ class PackLoader:
         return self._assembled(samples)
 
     def _assembled(self, samples: Sequence[Prepared]) -> PackedBatch:
-        return to_torch(assemble(samples, self._manifest.sequence_length, self._tiling.tile, self._padding))
+        arrays = assemble(samples, self._manifest.sequence_length, self._tiling.tile, self._padding)
+        return to_torch(normalised(arrays, self._normalisation))
 
     def _blank(self, entry: Entry) -> Prepared:
         return blank(entry.tokens, entry.tiles, self._chat.tokens_per_tile, self._nothing, self._padding)
@@ -172,7 +175,9 @@ def open_loader(spec: StageData, manifest: Manifest, report: Report = lambda kin
     """A loader for a recipe's stage, after the manifest's fingerprint was compared (ConfigError when it differs)."""
     sets = spec.open_sets()
     manifest.check(spec.fingerprint(sets), spec.packs_needed())
-    return PackLoader(manifest, sets, spec.model, spec.tokenizer(), spec.data.system, report)
+    return PackLoader(
+        manifest, sets, spec.model, spec.tokenizer(), spec.data.system, report, spec.stage.loss.normalisation
+    )
 
 
 def decode_threads() -> int:

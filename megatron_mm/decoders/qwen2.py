@@ -9,7 +9,7 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
-from ..layout import require_divisible
+from ..layout import require_divisible, require_stages
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -55,7 +55,7 @@ class Qwen2(Config):
         """Raise ConfigError where this decoder cannot be split over `parallel`."""
         require_divisible(self.heads, "decoder.heads", parallel.tp, "parallel.tp")
         require_divisible(self.ffn, "decoder.ffn", parallel.tp, "parallel.tp")
-        require_divisible(self.layers, "decoder.layers", parallel.pp, "parallel.pp")
+        require_stages(self.layers, parallel)
         if self.kv_heads % parallel.tp and parallel.tp % self.kv_heads:
             raise ConfigError(
                 f"decoder.kv_heads {self.kv_heads} and parallel.tp {parallel.tp}: neither divides the other",

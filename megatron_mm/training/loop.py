@@ -27,8 +27,7 @@ from ..data.manifest import Manifest
 from ..model import VisionLanguageModel, build_model
 from . import checkpoint
 from .pulse import Pulse
-from .schedule import learning_rate
-from .step import StepResult, make_optimizer, train_step, wrap
+from .step import StepResult, make_optimizer, set_rate, train_step, wrap
 
 MOST_SKIPPED = 10  # updates skipped in a row for a gradient that is not finite
 
@@ -59,7 +58,7 @@ class StageTrainer:
         self.spec = StageData.of(session.recipe, name)
         stage = self.stage = self.spec.stage
         backend.init_distributed(stage.parallel, self.spec.seed)
-        model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision))
+        model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision, stage.recompute))
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
@@ -91,7 +90,7 @@ class StageTrainer:
         last_wait = time.perf_counter()
         for batch in self._batches():
             start = time.perf_counter()
-            rate = self._set_rate()
+            rate = set_rate(self.optimizer, self.stage.optimizer, self.step, self.stage.steps)
             result = train_step(self.wrapped, self.optimizer, batch.without(agreed(batch.problems)), objective)
             self.step += 1
             self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
@@ -109,12 +108,6 @@ class StageTrainer:
         # an interleaved pipeline goes through its packs in groups of as many as it has stages
         group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
         return loader.batches(self.step, self.stage.steps, self.wrapped.lookers.seat, group)
-
-    def _set_rate(self) -> float:
-        rate = learning_rate(self.step, self.stage.optimizer, self.stage.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
 
     def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
         """One line of metrics, and a sign of life every few seconds."""

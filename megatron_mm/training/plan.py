@@ -32,7 +32,7 @@ class StagePlan:
     tp: int
     pp: int
     dp: int
-    micro_batches: int  # packs that one data-parallel rank works through in a step
+    micro_batches: int  # packs that a data-parallel rank works through in a step, at most
     precision: str
 
 
@@ -109,6 +109,6 @@ def _stage_plan(name: str, stage: Stage, model: ModelConfig, world: int) -> Stag
         tp=parallel.tp,
         pp=parallel.pp,
         dp=dp,
-        micro_batches=mixture.packs_per_batch // dp,
+        micro_batches=-(-mixture.packs_per_batch // dp),
         precision=stage.precision,
     )

@@ -11,19 +11,27 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    ParamKey,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from .. import backend
-from ..config import Optimizer, Parallel
+from ..config import AXES, Optimizer, Parallel
 from ..contracts import PackedBatch, StepBatch
 from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
 from .encode import Lookers, Looking
+from .schedule import learning_rate
 
 Precision = Literal["fp32", "bf16", "fp8"]
+AXIS = "megavlm_axis"  # in a parameter group: the axis it belongs to, where the recipe gives that one its own options
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,33 @@ def make_optimizer(
         params_dtype=backend.PRECISIONS[precision],
         use_distributed_optimizer=parallel.distributed_optimizer,
     )
-    optimizer = get_megatron_optimizer(config, wrapped.trained, use_gloo_process_groups=False)
+    overrides = get_standard_config_overrides(config) | _overrides(wrapped.model, options)
+    optimizer = get_megatron_optimizer(config, wrapped.trained, overrides, use_gloo_process_groups=False)
     for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
-        group["weight_decay"] = options.weight_decay * group["wd_mult"]
+        group["weight_decay"] = options.of(group.get(AXIS))[2] * group["wd_mult"]
     for stage in wrapped.model.stages:
         stage.config.grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def _overrides(model: VisionLanguageModel, options: Optimizer) -> dict[ParamKey, Any]:
+    """A parameter group of its own for every axis that the recipe gives one, under its name in the group's AXIS.
+
+    megatron-core's loading tells groups apart by their multipliers alone, and would give two that agree in them the
+    options of one. We set the rates ourselves, so lr_mult is free to number them.
+    """
+    for axis in options.groups:
+        for module in model.axis(axis):
+            for parameter in module.parameters():
+                setattr(parameter, f"{AXIS}_{axis}", True)
+    return {ParamKey(attr=f"{AXIS}_{axis}"): {AXIS: axis, "lr_mult": 2.0 + AXES.index(axis)} for axis in options.groups}
+
+
+def set_rate(optimizer: MegatronOptimizer, options: Optimizer, step: int, steps: int) -> float:
+    """Give every parameter group its learning rate for update `step` (from 0); returns that of the others."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, options, steps, group.get(AXIS))
+    return learning_rate(step, options, steps)
 
 
 def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch, objective: Any) -> StepResult:
