@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
@@ -42,6 +42,6 @@ class VisionTower(MegatronModule):
 
 
 def _copy_of(value: Any, stage: int) -> Any:
-    if isinstance(value, ShardedTensor | ShardedTensorFactory):
+    if isinstance(value, ShardedTensor | ShardedTensorFactory | ShardedObject):
         value.replica_id = (stage, *value.replica_id[1:])
     return value
