@@ -23,7 +23,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from .. import backend
-from ..config import AXES, Optimizer, Parallel
+from ..config import AXES, Optimizer
 from ..contracts import PackedBatch, StepBatch
 from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
@@ -61,14 +61,12 @@ class Wrapped:
         return stages if self.tower is None else [*stages, self.tower]
 
 
-def wrap(model: VisionLanguageModel, parallel: Parallel, precision: Precision = "fp32") -> Wrapped:
+def wrap(model: VisionLanguageModel, precision: Precision = "fp32") -> Wrapped:
     """The model on this process' device inside megatron-core's data parallelism; freeze before, not after."""
     model = model.to(backend.device())
     if precision != "fp32":
         model.tower.bfloat16()
-    config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=precision != "fp32", use_distributed_optimizer=parallel.distributed_optimizer
-    )
+    config = DistributedDataParallelConfig(grad_reduce_in_fp32=precision != "fp32", use_distributed_optimizer=True)
     stages = [stage if precision == "fp32" else Float16Module(stage.config, stage) for stage in model.stages]
     tower = _in_ddp(model.tower, config)
     if tower is not None and parallel_state.get_pipeline_model_parallel_rank() > 0:
@@ -83,10 +81,12 @@ def _in_ddp(module: Any, config: DistributedDataParallelConfig) -> DistributedDa
     return DistributedDataParallel(config=module.config, ddp_config=config, module=module)
 
 
-def make_optimizer(
-    wrapped: Wrapped, options: Optimizer, parallel: Parallel, precision: Precision = "fp32"
-) -> MegatronOptimizer:
-    """AdamW over the trainable parameters; biases and other vectors are not decayed. The learning rate starts at lr."""
+def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = "fp32") -> MegatronOptimizer:
+    """AdamW over the trainable parameters; biases and other vectors are not decayed. The learning rate starts at lr.
+
+    Always megatron-core's distributed optimizer, one replica included: its checkpoints and a plain optimizer's do not
+    fit each other, and the layout may change.
+    """
     config = OptimizerConfig(
         optimizer="adam",
         lr=options.lr,
@@ -98,7 +98,7 @@ def make_optimizer(
         clip_grad=options.clip,
         bf16=precision != "fp32",
         params_dtype=backend.PRECISIONS[precision],
-        use_distributed_optimizer=parallel.distributed_optimizer,
+        use_distributed_optimizer=True,
     )
     overrides = get_standard_config_overrides(config) | _overrides(wrapped.model, options)
     optimizer = get_megatron_optimizer(config, wrapped.trained, overrides, use_gloo_process_groups=False)

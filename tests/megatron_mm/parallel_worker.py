@@ -25,12 +25,13 @@ LAYOUTS = {
         "pp2": {"pp": 2},
         "pp2 interleaved": {"pp": 2, "vp": 2},
         "cp2": {"cp": 2},
-        "dp2 distributed optimizer": {"distributed_optimizer": True},
+        "dp2": {},
     },
+    3: {"dp3": {}},  # the global batch has four packs: two for one replica, one for each of the others
     4: {
         "tp2 pp2": {"tp": 2, "pp": 2},
         "dp2 tp2": {"tp": 2},
-        "dp2 pp2 distributed optimizer": {"pp": 2, "distributed_optimizer": True},
+        "dp2 pp2": {"pp": 2},
         "pp2 cp2": {"pp": 2, "cp": 2},
         "pp4 uneven": {"pp": 4, "first_stage_layers": 1, "last_stage_layers": 1},
         "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
@@ -89,8 +90,8 @@ def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: l
     model = build_model(config, backend.build_context(parallel))
     backend.initialise(model, seed=5)
     model.freeze(train)
-    wrapped = training.wrap(model, parallel)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01), parallel)
+    wrapped = training.wrap(model)
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(STEPS):

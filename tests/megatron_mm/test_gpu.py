@@ -52,8 +52,8 @@ def test_training_steps(
 
     model = build_model(config, backend.build_context(Parallel(), precision))
     backend.initialise(model, seed=4)
-    wrapped = training.wrap(model, Parallel(), precision)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), Parallel(), precision)
+    wrapped = training.wrap(model, precision)
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), precision)
     objective = config.objectives[0].build()
     first = training.train_step(wrapped, optimizer, training.cut([packs[:1]], wrapped.lookers), objective)
     assert first.loss == pytest.approx(wanted, rel=tolerance)

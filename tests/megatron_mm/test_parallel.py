@@ -19,12 +19,13 @@ from megavlm.megatron_mm.config import Parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAYOUTS = {
-    2: ["tp2", "tp2 sequence parallel", "pp2", "pp2 interleaved", "cp2", "dp2 distributed optimizer"],
+    2: ["tp2", "tp2 sequence parallel", "pp2", "pp2 interleaved", "cp2", "dp2"],
+    3: ["dp3"],
     4: [
         "tp2 pp2",
         "tp2 pp2 sequence parallel",
         "dp2 tp2",
-        "dp2 pp2 distributed optimizer",
+        "dp2 pp2",
         "pp2 cp2",
         "pp4 uneven",
     ],
@@ -61,7 +62,7 @@ def start(processes: int, out: Path) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 3, 4])
 def layouts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All layouts of one world size, in one start of torchrun."""
     return start(request.param, tmp_path_factory.mktemp("parallel") / "results.json") | {"world": request.param}

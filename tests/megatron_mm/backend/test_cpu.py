@@ -43,13 +43,13 @@ def resume(
     """Train in bfloat16 with the distributed optimizer, save, train two steps, go back, train them again."""
 
     def run() -> tuple[list[float], list[float]]:
-        parallel = Parallel(distributed_optimizer=True)
+        parallel = Parallel()
         backend.init_distributed(parallel, seed=1)
         config = tiny_model(decoder={"tied": True})
         model = build_model(config, backend.build_context(parallel, "bf16"))
         backend.initialise(model, seed=5)
-        wrapped = training.wrap(model, parallel, "bf16")
-        optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), parallel, "bf16")
+        wrapped = training.wrap(model, "bf16")
+        optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), "bf16")
 
         def two_steps() -> list[float]:
             loss = config.objectives[0].build()
@@ -124,11 +124,11 @@ def test_a_save_starts_no_manager_process(one_process: BuildContext) -> None:
 
 def steps_saved(tiny_model: Callable[..., ModelConfig], tiny_pack: Callable[..., PackedBatch]) -> list[int | None]:
     """The step each parameter group would be saved with, one group being empty on this rank."""
-    parallel = Parallel(distributed_optimizer=True)
+    parallel = Parallel()
     config = tiny_model()
-    wrapped = training.wrap(build_model(config, backend.build_context(parallel)), parallel)
+    wrapped = training.wrap(build_model(config, backend.build_context(parallel)))
     backend.initialise(wrapped.model, seed=1)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), parallel)
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2))
     optimizer.chained_optimizers[0].optimizer.param_groups[1]["params"].clear()
     training.train_step(
         wrapped, optimizer, training.cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build()

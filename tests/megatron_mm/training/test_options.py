@@ -46,18 +46,15 @@ def groups(optimizer) -> dict[tuple, dict]:
     return {(group.get(AXIS), group["wd_mult"]): group for group in optimizer.param_groups if group["params"]}
 
 
-@pytest.mark.parametrize("distributed", [False, True])
-def test_the_optimizer_has_them_before_and_after_a_checkpoint(
-    one_process, tiny_model, tiny_pack, tmp_path, distributed
-) -> None:
-    parallel, options = Parallel(distributed_optimizer=distributed), Optimizer.parse(OPTIONS)
+def test_the_optimizer_has_them_before_and_after_a_checkpoint(one_process, tiny_model, tiny_pack, tmp_path) -> None:
+    parallel, options = Parallel(), Optimizer.parse(OPTIONS)
 
     def made():
         config = tiny_model()
         model = build_model(config, backend.build_context(parallel))
         backend.initialise(model, seed=1)
-        wrapped = wrap(model, parallel)
-        optimizer = make_optimizer(wrapped, options, parallel)
+        wrapped = wrap(model)
+        optimizer = make_optimizer(wrapped, options)
         train_step(wrapped, optimizer, cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build())
         set_rate(optimizer, options, step=2, steps=10)
         return model, optimizer
