@@ -133,6 +133,7 @@ model:
   decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
 data:
   tokenizer: mini
+  template: {{name: chatml, system: ""}}
   sets: {{text: {folder}/text, vqa: {folder}/vqa}}
 stages:
 """

@@ -30,7 +30,7 @@ from ..backend.context import own_positions
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
 from ..data.assemble import IGNORED, Prepared, assemble, blank, grey
-from ..data.conversation import ChatML
+from ..data.conversation import Chat
 from ..data.loader import to_torch
 from ..data.measure import template
 from ..data.packing import best_fit
@@ -56,7 +56,7 @@ class Packer:
     """Turns items into packs of a suite's length; everything that does not depend on the weights."""
 
     def __init__(
-        self, reader: ShardReader, chat: ChatML, model: ModelConfig, tokenizer: TextTokenizer, sequence_length: int
+        self, reader: ShardReader, chat: Chat, model: ModelConfig, tokenizer: TextTokenizer, sequence_length: int
     ) -> None:
         self._reader, self._chat, self._model = reader, chat, model
         self._padding, self.length = tokenizer.padding, sequence_length
@@ -107,7 +107,7 @@ def evaluate_suite(
     Raises InputError for an empty set or ids given twice.
     """
     items, judged = read_items(reader, model_cfg.tiling, shuffle_images=shuffle_images)
-    packer = Packer(reader, template(model_cfg, tokenizer, data_cfg.system), model_cfg, tokenizer, sequence_length)
+    packer = Packer(reader, template(model_cfg, tokenizer, data_cfg.template), model_cfg, tokenizer, sequence_length)
     groups, too_long = packer.plan(items)
     judged += [item.failed("too_long") for item in too_long]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
@@ -195,7 +195,7 @@ def judge(item: Item, said: list[int], wanted: list[int], tokenizer: TextTokeniz
     if wrong is None:
         return Prediction(item.id, item.kind, True, item.expected, item.expected)
     heard = said[: wrong + 1]
-    more = "" if heard[-1] == tokenizer.im_end else "..."
+    more = "" if heard[-1] == wanted[-1] else "..."
     return Prediction(item.id, item.kind, False, tokenizer.decode(heard) + more, item.expected)
 
 

@@ -74,7 +74,7 @@ def test_right_exactly_when_generation_says_the_expected_answer(results: dict[st
     for item in results[layout]["predictions"]:
         if item["problem"]:
             continue
-        expected = [*TOKENIZER.encode(item["expected"]), TOKENIZER.im_end]
+        expected = [*TOKENIZER.encode(item["expected"]), TOKENIZER.id_of("<|im_end|>")]
         assert item["correct"] == (said[item["id"]][: len(expected)] == expected), item
         if not item["correct"]:
             assert TOKENIZER.decode(said[item["id"]]).startswith(item["answer"].removesuffix("..."))

@@ -41,7 +41,7 @@ MODEL = ModelConfig.parse({
         "max_positions": 128,
     },
 })  # fmt: skip
-DATA = DataConfig(tokenizer="mini", sets={})
+DATA = DataConfig(tokenizer="mini", template={"name": "chatml", "system": ""}, sets={})
 TOKENIZER = load_tokenizer("mini")
 LENGTH = 128
 LAYOUTS = {
@@ -64,7 +64,7 @@ def build(parallel: Parallel) -> VisionLanguageModel:
 def teach(model: VisionLanguageModel, reader: ShardReader, steps: int) -> None:
     """The same on every rank, without reductions: a plain copy of the model on each."""
     items, _ = read_items(reader, MODEL.tiling)
-    packer = Packer(reader, template(MODEL, TOKENIZER, ""), MODEL, TOKENIZER, LENGTH)
+    packer = Packer(reader, template(MODEL, TOKENIZER, DATA.template), MODEL, TOKENIZER, LENGTH)
     packs = [packer.pack(group) for group in packer.plan(items)[0]]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -83,7 +83,7 @@ def say(model: VisionLanguageModel, reader: ShardReader, limit: int = 8) -> dict
         images = read_conversation(reader.read(item.index)).images
         with contextlib.suppress(InputError):
             prompt = encode_prompt(item.messages[:-1], images, TOKENIZER, MODEL, DATA)
-            said[item.id] = list(generate(model, prompt, stop={TOKENIZER.im_end}, max_new_tokens=limit))
+            said[item.id] = list(generate(model, prompt, stop={TOKENIZER.id_of("<|im_end|>")}, max_new_tokens=limit))
     return said
 
 
