@@ -19,6 +19,7 @@ from megavlm.platform.config import Config, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from .connectors import CONNECTORS
+from .data.templates import TEMPLATES
 from .decoders import DECODERS
 from .encoders import ENCODERS
 from .injection import INJECTIONS
@@ -95,8 +96,7 @@ class DataConfig(Config):
     """What is shared by every stage's data: the tokenizer, the chat template, and named data sets."""
 
     tokenizer: str  # "mini" (shipped), or a folder that holds tokenizer.json
-    template: Literal["chatml"] = "chatml"
-    system: str = ""  # system prompt of the chat template; empty for none
+    template: point(TEMPLATES) = "chatml"  # type: ignore[valid-type]  # {name: chatml, system: "..."}
     sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
 
 
