@@ -9,6 +9,7 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
+from ..flops import Flops
 from ..layout import require_divisible, require_stages
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class Qwen2(Config):
         layer = (self.hidden + 1) * qkv + self.hidden**2 + 3 * self.hidden * self.ffn + 2 * self.hidden
         tables = self.vocab * self.hidden * (1 if self.tied else 2)
         return self.layers * layer + self.hidden + tables
+
+    def flops(self, tokens: int, squares: int) -> Flops:
+        """Forward FLOPs of samples with so many tokens in all, and so many squared tokens: causal attention is half."""
+        linears = (self.heads + 2 * self.kv_heads) * self.head_dim * self.hidden + self.hidden**2
+        linears = self.layers * (linears + 3 * self.hidden * self.ffn) + self.vocab * self.hidden
+        return Flops(weights=2.0 * tokens * linears, mixing=2.0 * self.layers * squares * self.hidden)
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this decoder cannot be split over `parallel`."""
