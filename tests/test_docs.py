@@ -31,6 +31,7 @@ TABLES = {
     "Injection": "megavlm.megatron_mm.injection:INJECTIONS",
     "Decoders": "megavlm.megatron_mm.decoders:DECODERS",
     "Objectives": "megavlm.megatron_mm.objectives:OBJECTIVES",
+    "Templates": "megavlm.megatron_mm.data.templates:TEMPLATES",
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
