@@ -80,11 +80,19 @@ class SDPAttention(MegatronModule):
     def _shared_out(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
         """This rank's queries against the keys before them, which all ranks hand round."""
         key, value = gather_sequence(torch.stack([key, value], dim=1)).unbind(1)
-        ends = packed.cu_seqlens_q.tolist()
         runs = pieces(len(key), self.cp, parallel_state.get_context_parallel_rank())
+        return self.attend_runs(query, key, value, packed.cu_seqlens_q, runs)
+
+    def attend_runs(
+        self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, runs: tuple[range, range]
+    ) -> Tensor:
+        """The queries [t, heads, d] at the positions `runs` of a packed sequence -> [t, heads, d].
+
+        Keys and values [s, groups, d] are the whole sequence's, whose segments cu_seqlens int32 [segments + 1] bound.
+        """
         outs = []
         for run, queries in zip(runs, query.chunk(2), strict=True):
-            for start, end in pairwise(ends):
+            for start, end in pairwise(cu_seqlens.tolist()):
                 first, last = max(start, run.start), min(end, run.stop)
                 seen = last if self.causal else end
                 if first < last:

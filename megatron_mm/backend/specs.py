@@ -57,7 +57,9 @@ def modules() -> Modules:
     if has_transformer_engine():
         from megatron.core.extensions import transformer_engine as te
 
-        return Modules(te.TENorm, te.TEColumnParallelLinear, te.TERowParallelLinear, te.TEDotProductAttention)
+        from .te_attention import EngineAttention
+
+        return Modules(te.TENorm, te.TEColumnParallelLinear, te.TERowParallelLinear, EngineAttention)
     return Modules(Norm, ColumnParallelLinear, RowParallelLinear, SDPAttention)
 
 
