@@ -264,6 +264,25 @@ class Loss(Config):
     normalisation: Literal["global_token", "per_microbatch", "sqrt_length"] = "global_token"
 
 
+class Checkpoint(Config):
+    """When a stage's state is written, and which checkpoints stay. One is also written at its end, and on request."""
+
+    every: PositiveInt = 1000  # steps
+    keep_last: PositiveInt = 1  # the newest so many stay
+    keep_every: PositiveInt | None = None  # and, for good, those after each so many steps
+    asynchronous: bool | None = None  # written while training goes on; null: where there are GPUs
+
+    @model_validator(mode="after")
+    def _written(self) -> Checkpoint:
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ConfigError(
+                f"keep_every {self.keep_every} is no multiple of every {self.every}: most of those are never written",
+                where="checkpoint.keep_every",
+                fix=f"set checkpoint.keep_every={max(self.keep_every // self.every, 1) * self.every}",
+            )
+        return self
+
+
 class Gate(Config):
     """The paired text gate: this stage's `suite` predictions against those of an earlier stage."""
 
@@ -285,7 +304,7 @@ class Stage(Config):
     parallel: Parallel = Parallel()
     precision: Literal["fp32", "bf16", "fp8"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
-    save_every: PositiveInt = 1000  # steps between checkpoints; the last step always saves
+    checkpoint: Checkpoint = Checkpoint()
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
     blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged
     gate: Gate | None = None

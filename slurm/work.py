@@ -21,7 +21,7 @@ from megavlm.platform.verbs import VERBS
 from .script import check_name
 from .trial import dry_run
 
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # as `train` has it; a test compares them
+MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "data.sets.*")  # as `train` has it; a test compares them
 
 
 @dataclasses.dataclass(frozen=True)

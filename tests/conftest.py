@@ -171,7 +171,7 @@ STAGES = """\
     precision: fp32
     parallel: {tp: 2}
     optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
-    save_every: 5
+    checkpoint: {every: 5}
     evaluate: {text: text, vqa: vqa}
     blind: [vqa]
     gate: {suite: text, baseline: language, max_drop: 0.9}

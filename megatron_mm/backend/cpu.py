@@ -7,7 +7,6 @@ Nothing here runs where CUDA is present. Every row of SEAMS was found necessary 
 from __future__ import annotations
 
 import importlib
-import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ _CORE = "megatron.core."
 _RANDOM = _CORE + "tensor_parallel.random:"
 _RNG_WHY = "the model-parallel random stream; without it fork() silently keeps the current stream"
 _FACTORY_WHY = 'torch.tensor/zeros(device="cuda") written out'
-_QUEUE_WHY = "a spawned Manager process costs ~10 s at the first save; a synchronous save reads its results in-process"
 _ADAM_WHY = "without apex it takes torch's AdamW, whose state layout the distributed optimizer cannot reload"
 
 
@@ -147,8 +145,6 @@ SEAMS: tuple[Seam, ...] = (
           "language_module (tied embeddings), optimizer", "moves weights to the GPU"),
     _seam("scatter", "torch.distributed:scatter", _scatter,
           "gloo, not megatron-core", "gloo scatters non-contiguous tensors wrongly, in silence"),
-    _seam("results_queue", _CORE + "dist_checkpointing.strategies.filesystem_async:_results_queue",
-          lambda original: queue.Queue(), "filesystem_async", _QUEUE_WHY),
     _seam("adam", _CORE + "optimizer:Adam", _constant(CpuFusedAdam), "optimizer", _ADAM_WHY),
     _seam("adam_flag", _CORE + "optimizer:USING_PYTORCH_OPTIMIZER", _constant(False), "optimizer", _ADAM_WHY),
     _seam("adam_distributed", _CORE + "optimizer.distrib_optimizer:Adam", _constant(CpuFusedAdam),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.errors import InputError
 from megavlm.platform.runs import RunFolder, find_run
 
-from ..config import Stages
+from ..config import Checkpoint, Stages
 
 COMPLETE = "COMPLETE"  # the marker renamed into a checkpoint's folder when all of it is on disk
 
@@ -56,7 +57,7 @@ def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
 def complete_checkpoints(run: RunFolder, stage: str) -> list[Path]:
     """A stage's checkpoints that are whole, oldest first."""
     found = (path.parent for path in run.path("checkpoints", stage).glob(f"step-*/{COMPLETE}"))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def latest(run: RunFolder, stage: str) -> Path | None:
@@ -75,3 +76,25 @@ def find_checkpoint(run: RunFolder, stage: str) -> Path:
             fix=f"train it first: megavlm train RECIPE --stage {stage}",
         )
     return found
+
+
+def prune(run: RunFolder, stage: str, options: Checkpoint, newest: Path) -> None:
+    """Take away a stage's checkpoints, complete or not, except `newest` and those that `options` keep.
+
+    The marker goes first: what is killed meanwhile leaves none that only looks complete.
+    """
+    whole = complete_checkpoints(run, stage)
+    kept = {newest, *whole[-options.keep_last :], *(folder for folder in whole if _is_for_good(folder, options))}
+    for folder in run.path("checkpoints", stage).glob("step-*"):
+        if folder not in kept:
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_for_good(folder: Path, options: Checkpoint) -> bool:
+    return options.keep_every is not None and step_of(folder) % options.keep_every == 0
+
+
+def step_of(folder: Path) -> int:
+    """The number of updates that a checkpoint has seen."""
+    return int(folder.name.removeprefix("step-"))

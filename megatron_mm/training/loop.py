@@ -62,10 +62,12 @@ class StageTrainer:
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
-        self.wrapped = wrap(model, stage.parallel, stage.precision)
-        options = (stage.optimizer, stage.parallel, stage.precision)
-        self.optimizer: MegatronOptimizer = make_optimizer(self.wrapped, *options)
+        self.wrapped = wrap(model, stage.precision)
+        self.optimizer: MegatronOptimizer = make_optimizer(self.wrapped, stage.optimizer, stage.precision)
         self.step = checkpoint.load(newest, model, self.optimizer) if newest else 0
+        self.saver = checkpoint.Saver(session.run, name, stage.checkpoint)
+        chosen = stage.checkpoint.asynchronous
+        self.asynchronous = backend.device().type == "cuda" if chosen is None else chosen
         self._skipped = 0
 
     @property
@@ -95,8 +97,7 @@ class StageTrainer:
             self.step += 1
             self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
             stop = self._agreed_to_stop()
-            if stop or self.step % self.stage.save_every == 0 or self.step == self.stage.steps:
-                self._save()
+            self._save(last=stop or self.step == self.stage.steps)
             if stop and self.step < self.stage.steps:
                 return False
             last_wait = time.perf_counter()
@@ -133,14 +134,21 @@ class StageTrainer:
         dist.all_reduce(wish, op=dist.ReduceOp.MAX)
         return bool(wish)
 
-    def _save(self) -> None:
-        start = time.perf_counter()
-        self.session.pulse("save", self.step)
-        folder = checkpoint.save(self.session.run, self.name, self.step, self.model, self.optimizer)
-        if self.session.leads:
-            seconds = round(time.perf_counter() - start, 3)
-            self.session.attempt.event("saved", stage=self.name, step=self.step, seconds=seconds, folder=folder.name)
-        self.session.pulse("step", self.step)
+    def _save(self, last: bool) -> None:
+        """Begin a checkpoint where one is due, the last one being waited for; complete the one that is on disk."""
+        if last or self.step % self.stage.checkpoint.every == 0:
+            self.session.pulse("save", self.step)
+            self._tell_saved(self.saver.start(self.step, self.model, self.optimizer))
+            self._tell_saved(self.saver.finish(wait=last or not self.asynchronous))
+            self.session.pulse("step", self.step)
+        else:
+            self._tell_saved(self.saver.finish(wait=False))
+
+    def _tell_saved(self, saved: checkpoint.Saved | None) -> None:
+        """`seconds` are those that training stood for it, `written` those until it was on disk."""
+        if saved and self.session.leads:
+            times = {"seconds": round(saved.stood, 3), "written": round(saved.seconds, 3)}
+            self.session.attempt.event("saved", stage=self.name, step=saved.step, **times, folder=saved.folder.name)
 
 
 def as_first_says(value: T) -> T:

@@ -90,7 +90,7 @@ def _pack_row(run: RunFolder, name: str) -> dict[str, Any]:
 
 
 def _add_events(run: RunFolder, report: Report) -> None:
-    saves = [event["seconds"] for event in _events(run, "saved")]
+    saves = [event["written"] for event in _events(run, "saved")]
     if saves:
         report.figures({"checkpoints": len(saves), "slowest checkpoint, seconds": max(saves)})
     bad = _events(run, "bad_sample")

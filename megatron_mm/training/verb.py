@@ -29,7 +29,7 @@ from .plan import Plan, make_plan
 from .pulse import Pulse
 from .stages import chosen, unfinished
 
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew
+MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "data.sets.*")  # what a resume may set anew
 
 EPILOG = """\
 examples:

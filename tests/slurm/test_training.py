@@ -23,7 +23,7 @@ from megavlm.slurm.submit import main as submit
 pytestmark = [pytest.mark.slurm, pytest.mark.multiprocess, pytest.mark.timeout(400)]
 
 SHORT, MIDDLE, LONG = 60, 150, 600  # steps; at a constant rate a shorter training is how a longer one begins
-OVERRIDES = ("stages.language.optimizer.schedule=constant", "stages.language.save_every=20")
+OVERRIDES = ("stages.language.optimizer.schedule=constant", "stages.language.checkpoint.every=20")
 NEXT_STEP_SECONDS = 120
 
 

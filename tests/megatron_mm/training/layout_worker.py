@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.checkpoints.listing import latest
-from megavlm.megatron_mm.config import Optimizer, Parallel
+from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training import step as training
@@ -56,7 +56,7 @@ def train(run: RunFolder, parallel: Parallel, stop: int) -> list[list[float]]:
         batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         told.append([done.loss, done.grad_norm])
-    checkpoint.save(run, "s", stop, model, optimizer)
+    checkpoint.Saver(run, "s", Checkpoint()).save(stop, model, optimizer)
     return told
 
 

@@ -17,7 +17,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.checkpoints.listing import COMPLETE, checkpoint_path, latest
 from megavlm.megatron_mm.checkpoints.safe_load import INDEX
 from megavlm.megatron_mm.checkpoints.weights import fill
-from megavlm.megatron_mm.config import Optimizer, Parallel
+from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training.step import cut, make_optimizer, train_step, wrap
@@ -54,10 +54,14 @@ def trained(one_process, tiny_model, tiny_pack):
     return make
 
 
+def save(run: RunFolder, step: int, model: Any, optimizer: Any) -> Path:
+    return checkpoint.Saver(run, "s", Checkpoint()).save(step, model, optimizer).folder
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_step_is_bit_equal(trained, run: RunFolder, precision: str) -> None:
     model, optimizer, step = trained(precision)
-    checkpoint.save(run, "s", 2, model, optimizer)
+    save(run, 2, model, optimizer)
     drawn = torch.rand(3)
     expected = [step(2), step(3)]
     model, optimizer, step = trained(precision, steps=0, seed=9)
@@ -68,7 +72,7 @@ def test_a_resumed_step_is_bit_equal(trained, run: RunFolder, precision: str) ->
 
 def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None:
     model, optimizer, step = trained()
-    first = checkpoint.save(run, "s", 2, model, optimizer)
+    first = save(run, 2, model, optimizer)
     expected = step(2)
     # What a kill -9 in the middle of a save leaves: files, and no marker.
     half = checkpoint_path(run, "s", 3)
@@ -80,7 +84,7 @@ def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None
     checkpoint.load(latest(run, "s"), model, optimizer)
     assert step(2) == expected
     # The next save writes over the ruin, and only then takes the older one away.
-    assert checkpoint.save(run, "s", 3, model, optimizer) == latest(run, "s") == half
+    assert save(run, 3, model, optimizer) == latest(run, "s") == half
     assert [folder.name for folder in run.path("checkpoints", "s").iterdir()] == ["step-000003"]
     model, optimizer, _ = trained(steps=0, seed=9)
     assert checkpoint.load(half, model, optimizer) == 3
@@ -89,13 +93,13 @@ def test_a_killed_save_leaves_the_one_before_it(trained, run: RunFolder) -> None
 @pytest.mark.parametrize("limit", [4_000, 20_000, 100_000])  # bytes of a file: different writers fail
 def test_a_save_without_room_says_so_and_leaves_the_one_before_it(trained, run: RunFolder, limit: int) -> None:
     model, optimizer, step = trained()
-    first = checkpoint.save(run, "s", 2, model, optimizer)
+    first = save(run, 2, model, optimizer)
     expected = step(2)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(MegaVLMError, match="after step 3 could not be written: File too large"):
-            checkpoint.save(run, "s", 3, model, optimizer)
+            save(run, 3, model, optimizer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [*run.path("checkpoints", "s").iterdir()] == [first] == [latest(run, "s")]
@@ -110,7 +114,7 @@ def test_nothing_is_taken_away_before_the_new_one_is_on_disk(
     """Every file of a checkpoint, and every list of names above it, is flushed before the marker and the prune."""
     model, optimizer, _ = trained()
     run.append_metrics({"stage": "s", "step": 1})
-    first = checkpoint.save(run, "s", 2, model, optimizer)
+    first = save(run, 2, model, optimizer)
     flushed, real = list[str](), os.fsync
 
     def fsync(handle: int) -> None:
@@ -119,7 +123,7 @@ def test_nothing_is_taken_away_before_the_new_one_is_on_disk(
         flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    folder = checkpoint.save(run, "s", 3, model, optimizer)
+    folder = save(run, 3, model, optimizer)
     assert not first.exists()
     written_here = {path for path in folder.rglob("*") if path.suffix != ".distcp" and path.name != COMPLETE}
     assert {str(path) for path in [*written_here, folder, folder.parent, run.path("metrics.jsonl")]} <= set(flushed)
@@ -144,7 +148,7 @@ def read(request: pytest.FixtureRequest) -> Callable[[Path, Any, Any], None]:
 
 def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: Path, read) -> None:
     model, optimizer, _ = trained()
-    folder = checkpoint.save(run, "s", 2, model, optimizer)
+    folder = save(run, 2, model, optimizer)
     read(folder, model, optimizer)
     (folder / INDEX).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
     with pytest.raises(InputError, match="none of ours: its index asks for"):
@@ -154,7 +158,7 @@ def test_a_pickle_in_the_index_does_not_run(trained, run: RunFolder, tmp_path: P
 
 def test_a_pickle_among_the_objects_does_not_run(trained, run: RunFolder, tmp_path: Path, read) -> None:
     model, optimizer, _ = trained()
-    folder = checkpoint.save(run, "s", 2, model, optimizer)
+    folder = save(run, 2, model, optimizer)
     torch.save({"optimizer": Payload(tmp_path / "ran")}, folder / "common.pt")
     with pytest.raises(InputError, match="none of ours"):
         read(folder, model, optimizer)

@@ -7,7 +7,7 @@ import torch
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.checkpoints.listing import latest
-from megavlm.megatron_mm.config import Optimizer, Parallel
+from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training.schedule import learning_rate
@@ -69,7 +69,7 @@ def test_the_optimizer_has_them_before_and_after_a_checkpoint(one_process, tiny_
     for axis, count in counted.items():
         assert count == sum(p.numel() for m in model.axis(axis) for p in m.parameters() if p.dim() > 1)
     run = RunFolder.create(tmp_path / "run", {}, {}, [])
-    checkpoint.save(run, "s", 2, model, optimizer)
+    checkpoint.Saver(run, "s", Checkpoint()).save(2, model, optimizer)
     model, optimizer = made()
     checkpoint.load(latest(run, "s"), model, optimizer)
     after = groups(optimizer)
