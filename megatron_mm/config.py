@@ -146,6 +146,12 @@ class Mixture(Config):
         """The size of a global batch, however it was given."""
         return self.batch or GlobalBatch(size=self.packs_per_batch or 1)
 
+    @property
+    def rows_per_batch(self) -> int | None:
+        """Packed sequences in each global batch; None where that differs from batch to batch."""
+        of = self.global_batch
+        return of.size if of.unit == "packs" or (of.unit == "samples" and not self.pack) else None
+
     @model_validator(mode="after")
     def _said_once(self) -> Mixture:
         if (self.batch is None) == (self.packs_per_batch is None):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .data.amounts import Amounts
     from .data.shares import Shares
 
 
@@ -101,6 +102,7 @@ class StepBatch:
     tiles: Tensor  # uint8 [n, 3, H, W]
     shares: Shares
     problems: tuple[tuple[int, int], ...] = ()
+    amounts: Amounts | None = None  # of the whole global batch; None where it comes from no manifest
 
     def without(self, problems: Collection[tuple[int, int]]) -> StepBatch:
         """The same batch, from which nothing is learnt of these samples."""

@@ -47,7 +47,9 @@ VERBS: dict[str, Verb] = {
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
     "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),
     "data stats": Verb("data", "fill, tokens and tiles of a pack manifest", "megavlm.megatron_mm.data.verb:stats_main"),
-    "data trace": Verb("data", "a sample to its packs and steps, or a step to its samples", None),
+    "data trace": Verb(
+        "data", "a sample to its packs and steps, or a step to its samples", "megavlm.megatron_mm.data.verb:trace_main"
+    ),
     "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
     "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),
     "convert import": Verb("researcher", "published weights in", None),

@@ -24,12 +24,15 @@ from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig
 from ..contracts import PackedBatch, StepBatch
+from .amounts import amounts
 from .assemble import PackArrays, Prepared, assemble, blank, grey, normalised
 from .build import StageData
 from .manifest import Entry, Manifest, Pack
 from .measure import template
 from .samples import TEXT_FIELDS, BadSample, image_fields, read_messages
 from .shares import Seat, Shares, assign, common
+from .skips import Skips, batch_of
+from .templates.base import Template
 from .tokenizer import TextTokenizer
 
 CACHE_BYTES = 512 * 1024**2
@@ -51,24 +54,24 @@ class PackLoader:
         sets: Mapping[str, ShardReader],
         model: ModelConfig,
         tokenizer: TextTokenizer,
-        system: str = "",
+        chat: Template,
         report: Report = lambda kind, **fields: None,
         normalisation: str = "global_token",
+        skips: Skips = Skips(),  # noqa: B008 - frozen
     ) -> None:
-        self._normalisation = normalisation
+        self._normalisation, self._skips = normalisation, skips
         self._manifest, self._sets, self._report = manifest, sets, report
-        self._chat = template(model, tokenizer, system)
+        self._chat = template(model, tokenizer, chat)
         self._tiling, self._padding = model.tiling, tokenizer.padding
         self._nothing = np.zeros((0, 3, self._tiling.tile, self._tiling.tile), np.uint8)
         self._cache = _Cache(CACHE_BYTES)
         self._decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
         self._reported: set[tuple[str, int]] = set()
 
-    def batch(self, step: int, seat: Seat = Seat(), micro_batches_of: int = 1) -> StepBatch:  # noqa: B008 - frozen
-        """What the process at `seat` has of global batch `step` (from 0). Packs that only fill up make the number of a
+    def batch(self, number: int, seat: Seat = Seat(), micro_batches_of: int = 1) -> StepBatch:  # noqa: B008 - frozen
+        """What the process at `seat` has of global batch `number` (from 0). Packs that only fill up make the number of a
         replica's packs a multiple of `micro_batches_of`, and at least one."""
-        first = step * self._manifest.packs_per_batch
-        packs = [self._manifest[row] for row in range(first, first + self._manifest.packs_per_batch)]
+        packs = self._manifest.batch(number)
         replicas = assign([cost(pack) for pack in packs], seat.grid.dp)
         shares = Shares(seat.grid, [[packs[k].tiles for k in chosen] for chosen in replicas])
         problems: list[Problem] = []
@@ -79,14 +82,15 @@ class PackLoader:
         missing = max(1, -(-len(mine) // micro_batches_of)) * micro_batches_of - len(mine)
         rows = [*(pack.row for pack in mine), *[None] * missing]
         filled = [*made, *(self._assembled([]) for _ in range(missing))]
-        return StepBatch(filled, rows, torch.from_numpy(tiles), shares, tuple(sorted(set(problems))))
+        told = amounts(packs, self._manifest.sequence_length)
+        return StepBatch(filled, rows, torch.from_numpy(tiles), shares, tuple(sorted(set(problems))), told)
 
     def batches(self, start: int, stop: int, seat: Seat, micro_batches_of: int = 1) -> Iterator[StepBatch]:
-        """Global batches start..stop-1, prepared ahead in one background thread."""
+        """The global batches of updates start..stop-1, prepared ahead in one background thread."""
         with ThreadPoolExecutor(1, thread_name_prefix="packs") as pool:
 
             def prepare(step: int) -> Any:
-                return pool.submit(self.batch, step, seat, micro_batches_of)
+                return pool.submit(self.batch, batch_of(step, self._skips), seat, micro_batches_of)
 
             waiting = [prepare(step) for step in range(start, min(start + AHEAD, stop))]
             try:
@@ -101,7 +105,7 @@ class PackLoader:
     def _text(self, pack: Pack, problems: list[Problem]) -> PackedBatch:
         """A packed sequence without its tiles."""
         samples = []
-        for place, entry in enumerate(pack.samples):
+        for place, entry in enumerate(pack.entries):
             try:
                 samples.append(self._encoded(entry))
             except InputError as error:
@@ -122,9 +126,8 @@ class PackLoader:
         sample = reader.read(entry.index, only=TEXT_FIELDS)
         messages = read_messages(sample, len(image_fields(reader.fields(entry.index))))
         encoded = self._chat.encode(messages, entry.images)
-        if (sample.key, len(encoded.tokens)) != (entry.key, entry.tokens):
-            what = f"'{entry.key}' is not what was packed: {sample.key}, {len(encoded.tokens)} tokens"
-            raise BadSample("changed", what)
+        if len(encoded.tokens) != entry.tokens:
+            raise BadSample("changed", f"{len(encoded.tokens)} tokens, and {entry.tokens} were packed")
         return Prepared(encoded, self._nothing, entry.weight)
 
     def _tiles(self, packs: Sequence[Pack], wanted: range, problems: list[Problem]) -> np.ndarray:
@@ -158,9 +161,7 @@ class PackLoader:
         data = reader.read(job.entry.index, only={name}).fields[name]
         tiles = decode_tiles(data, tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
         if len(tiles) != len(job.tiles):
-            raise BadSample(
-                "changed", f"image {name} of '{job.entry.key}' makes {len(tiles)} tiles, not {len(job.tiles)}"
-            )
+            raise BadSample("changed", f"image {name} makes {len(tiles)} tiles, not {len(job.tiles)}")
         return np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))
 
     def _tell(self, entry: Entry, error: InputError, where: Problem, problems: list[Problem]) -> None:
@@ -168,16 +169,32 @@ class PackLoader:
         if (entry.set, entry.index) not in self._reported:
             self._reported.add((entry.set, entry.index))
             reason = getattr(error, "reason", "unreadable")
-            self._report("bad_sample", set=entry.set, key=entry.key, reason=reason, detail=error.what, row=where[0])
+            self._report(
+                "bad_sample", set=entry.set, key=self._key(entry), reason=reason, detail=error.what, row=where[0]
+            )
+
+    def _key(self, entry: Entry) -> str:
+        try:
+            return self._sets[entry.set].key(entry.index)
+        except InputError:  # the shard itself is not what it was
+            return f"#{entry.index}"
 
 
-def open_loader(spec: StageData, manifest: Manifest, report: Report = lambda kind, **fields: None) -> PackLoader:
-    """A loader for a recipe's stage, after the manifest's fingerprint was compared (ConfigError when it differs)."""
-    sets = spec.open_sets()
-    manifest.check(spec.fingerprint(sets), spec.packs_needed())
-    return PackLoader(
-        manifest, sets, spec.model, spec.tokenizer(), spec.data.system, report, spec.stage.loss.normalisation
-    )
+def open_loader(
+    spec: StageData,
+    manifest: Manifest,
+    report: Report = lambda kind, **fields: None,
+    skips: Skips = Skips(),  # noqa: B008 - frozen
+) -> PackLoader:
+    """A loader for a recipe's stage, after the manifest's fingerprint was compared (ConfigError when it differs).
+
+    What the sets hold is not: `ensure_packs` does so once, where every rank would. A shard that has changed since then
+    is noticed when it is read.
+    """
+    manifest.check(spec.fingerprint(), spec.stage.steps + skips.count)
+    sets = manifest.open_sets(spec.folders())
+    how = spec.stage.loss.normalisation
+    return PackLoader(manifest, sets, spec.model, spec.tokenizer(), spec.data.template, report, how, skips)
 
 
 def decode_threads() -> int:
@@ -187,7 +204,7 @@ def decode_threads() -> int:
 
 def cost(pack: Pack) -> float:
     """What tells packs of one length apart: attention sees the square of each sample's length."""
-    return float(sum(entry.tokens**2 for entry in pack.samples))
+    return float(sum(entry.tokens**2 for entry in pack.entries))
 
 
 def to_torch(arrays: PackArrays) -> PackedBatch:
@@ -211,7 +228,7 @@ class _Image:
 def _images(packs: Sequence[Pack]) -> Iterator[_Image]:
     start = 0
     for pack in packs:
-        for place, entry in enumerate(pack.samples):
+        for place, entry in enumerate(pack.entries):
             for number, end in enumerate(accumulate(entry.images, initial=start)):
                 if number:
                     yield _Image(pack.row, place, entry, number - 1, range(start, end))

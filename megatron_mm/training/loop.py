@@ -104,7 +104,7 @@ class StageTrainer:
         return True
 
     def _batches(self) -> Iterator[StepBatch]:
-        manifest = Manifest(self.session.run.path("stages", self.name, "packs.parquet"))
+        manifest = Manifest(self.session.run.path("stages", self.name, "packs"))
         loader = open_loader(self.spec, manifest, report=self.session.attempt.event)
         # an interleaved pipeline goes through its packs in groups of as many as it has stages
         group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1

@@ -9,6 +9,7 @@ from megavlm.platform.config import load_recipe
 
 from ..config import ModelConfig, Stage, Stages
 from ..data.manifest import Manifest
+from ..data.stats import stats
 from .outcome import stage_steps
 from .stages import frozen_axes
 
@@ -76,16 +77,15 @@ def _stage_row(name: str, stage: Stage, model: ModelConfig, lines: Lines) -> dic
 
 
 def _pack_row(run: RunFolder, name: str) -> dict[str, Any]:
-    manifest = Manifest(run.path("stages", name, "packs.parquet"))
-    tokens, tiles = manifest.column("tokens"), manifest.column("tiles")
+    told = stats(Manifest(run.path("stages", name, "packs")))
     return {
         "stage": name,
-        "packs": len(manifest),
-        "tokens each": manifest.sequence_length,
-        "fill": round(sum(tokens) / (len(tokens) * manifest.sequence_length), 4),
-        "learnt tokens": sum(manifest.column("targets")),
-        "tiles": sum(tiles),
-        "packs without an image": tiles.count(0),
+        "packs": told["packs"],
+        "tokens each": told["sequence_length"],
+        "fill": told["fill"],
+        "learnt tokens": told["tokens_learnt"],
+        "tiles": told["tiles"],
+        "packs without an image": told["packs_without_image"],
     }
 
 

@@ -19,7 +19,7 @@ from megavlm.platform.runs import Attempt, RunFolder, SaveRequest, default_runs_
 
 from ..config import Stages
 from ..data.build import StageData, build_manifest
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, refuse_format_1
 from ..data.sets import demo_data_missing, sets_of
 from .checks import check_writable
 from .launch import follow, lead, shared_attempt
@@ -115,13 +115,14 @@ def ensure_packs(run: RunFolder, spec: StageData, alive: Callable[[], object] = 
     if not path.exists():
         return build_manifest(spec, path, alive)
     manifest = Manifest(path)
-    manifest.check(spec.fingerprint(spec.open_sets()), packs=0)
-    return manifest if len(manifest) >= spec.packs_needed() else build_manifest(spec, path, alive)
+    manifest.check(spec.fingerprint(spec.open_sets()), steps=0)
+    return manifest if manifest.batches >= spec.stage.steps else build_manifest(spec, path, alive)
 
 
 def packs_path(run: Path, stage: str) -> Path:
-    """Where a run keeps a stage's manifest."""
-    return run / "stages" / stage / "packs.parquet"
+    """Where a run keeps a stage's manifest; raises InputError where it has one of an earlier format."""
+    path = run / "stages" / stage / "packs"
+    return path if path.exists() else refuse_format_1(path)
 
 
 def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
@@ -130,7 +131,7 @@ def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
         spec = StageData.of(recipe, stage.name)
         path = packs_path(out, stage.name)
         if path.exists() and not demo_data_missing(spec.data, sets_of(spec.stage)):
-            Manifest(path).check(spec.fingerprint(spec.open_sets()), packs=0)
+            Manifest(path).check(spec.fingerprint(spec.open_sets()), steps=0)
 
 
 def make_demo_data(recipe: Recipe) -> None:
@@ -158,6 +159,8 @@ def readable(plan: Plan, out: Path) -> str:
     rows = [head, columns]
     for s in plan.stages:
         parameters = f"{s.trained_parameters:,}/{s.parameters:,}"
-        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {s.micro_batches} micro-batches, {s.precision}"
-        rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{s.tokens:>15,}  {layout}")
+        batches = f"{s.micro_batches} micro-batches" if s.micro_batches else f"batches of {s.batch}"
+        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {batches}, {s.precision}"
+        tokens = "" if s.tokens is None else f"{s.tokens:,}"
+        rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{tokens:>15}  {layout}")
     return "\n".join([*rows, *(f"  note: {note}" for note in plan.notes)])

@@ -27,7 +27,7 @@ MINI = load_tokenizer("mini")
 def opened(make_recipe, tmp_path):
     def open_(**sets):
         spec = StageData.of(load_recipe(str(make_recipe(**sets))), "only")
-        manifest = build_manifest(spec, tmp_path / "packs.parquet")
+        manifest = build_manifest(spec, tmp_path / "packs")
         events = []
         return manifest, open_loader(spec, manifest, lambda kind, **fields: events.append((kind, fields))), events
 
@@ -37,7 +37,7 @@ def opened(make_recipe, tmp_path):
 def rows(manifest, loader) -> dict:
     """Row -> its pack, with the tiles put back: those of one process that does everything."""
     found = {}
-    for step in range(len(manifest) // manifest.packs_per_batch):
+    for step in range(manifest.batches):
         batch = loader.batch(step)
         tiles = batch.tiles.split([manifest[row].tiles for row in batch.rows])
         found |= {row: replace(p, tiles=t) for row, p, t in zip(batch.rows, batch.packs, tiles, strict=True)}
@@ -52,7 +52,7 @@ def test_a_row_holds_what_the_manifest_says(opened):
     manifest, loader, _ = opened()
     for row, batch in rows(manifest, loader).items():
         pack = manifest[row]
-        ends = np.cumsum([entry.tokens for entry in pack.samples]).tolist()
+        ends = np.cumsum([entry.tokens for entry in pack.entries]).tolist()
         assert batch.cu_seqlens.tolist() == [0, *ends] + ([96] if ends[-1] < 96 else [])
         assert batch.tokens.shape == batch.labels.shape == (1, 96) and batch.tokens.dtype == torch.int64
         assert len(batch.tiles) == pack.tiles and len(batch.visual_index) == pack.tiles * PER_TILE
@@ -69,16 +69,16 @@ def test_learnt_tokens_are_the_answers(opened):
         for start, end in zip(batch.cu_seqlens[:-1].tolist(), batch.cu_seqlens[1:].tolist(), strict=True):
             labels = batch.labels[0, start:end]
             learnt.append(MINI.show(labels[labels != IGNORED].tolist()))
-        answers = [("red" if e.set == "vqa" else e.key[1:]) + "<|im_end|>" for e in manifest[row].samples]
+        answers = [("red" if e.set == "vqa" else str(e.index)) + "<|im_end|>" for e in manifest[row].entries]
         assert learnt[: len(answers)] == answers and not any(learnt[len(answers) :])
 
 
 def test_tiles_are_the_picture_s(opened, make_recipe, tmp_path):
     manifest, loader, _ = opened()
-    row = next(k for k in range(len(manifest)) if any(e.key == "p0" for e in manifest[k].samples))
+    row = next(k for k in range(len(manifest)) if any((e.set, e.index) == ("vqa", 0) for e in manifest[k].entries))
     before = 0
-    for entry in manifest[row].samples:
-        if entry.key == "p0":
+    for entry in manifest[row].entries:
+        if (entry.set, entry.index) == ("vqa", 0):
             break
         before += entry.tiles
 
@@ -130,6 +130,10 @@ def test_any_start_is_the_same(opened):
     assert torch.equal(streamed[1].tiles, again.tiles)
 
 
+def is_cut(entry) -> bool:
+    return (entry.set, entry.index) == ("vqa", 0)
+
+
 def test_a_truncated_image_costs_one_sample(opened):
     pixels = np.random.default_rng(1).integers(0, 256, (40, 90, 3), np.uint8)
     out = BytesIO()
@@ -141,16 +145,16 @@ def test_a_truncated_image_costs_one_sample(opened):
     met = 0
     for step in range(6):
         batch = loader.batch(step)
-        wanted = [(row, k) for row in batch.rows for k, e in enumerate(manifest[row].samples) if e.key == "cut"]
+        wanted = [(row, k) for row in batch.rows for k, e in enumerate(manifest[row].entries) if is_cut(e)]
         assert list(batch.problems) == sorted(wanted)
         told, tile = batch.without(batch.problems), 0
         for row, pack in zip(batch.rows, told.packs, strict=True):
             start = 0
-            for entry in manifest[row].samples:
+            for entry in manifest[row].entries:
                 weights = pack.loss_weights[0, start : start + entry.tokens]
                 tiles = batch.tiles[tile : tile + entry.tiles]
-                assert bool(weights.any()) == (entry.key != "cut")
-                if entry.key == "cut":
+                assert bool(weights.any()) == (not is_cut(entry))
+                if is_cut(entry):
                     assert (tiles == GREY).all() and len(tiles) == 3
                     met += 1
                 start, tile = start + entry.tokens, tile + entry.tiles
@@ -161,7 +165,7 @@ def test_a_truncated_image_costs_one_sample(opened):
 
 def test_a_stage_s_loader_refuses_another_manifest(make_recipe, tmp_path):
     recipe = make_recipe()
-    manifest = build_manifest(StageData.of(load_recipe(str(recipe)), "only"), tmp_path / "packs.parquet")
-    other = StageData.of(load_recipe(str(recipe), ["data.system=x"]), "only")
+    manifest = build_manifest(StageData.of(load_recipe(str(recipe)), "only"), tmp_path / "packs")
+    other = StageData.of(load_recipe(str(recipe), ["data.template.system=x"]), "only")
     with pytest.raises(ConfigError, match="system"):
         open_loader(other, manifest)
