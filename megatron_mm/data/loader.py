@@ -69,8 +69,8 @@ class PackLoader:
         self._reported: set[tuple[str, int]] = set()
 
     def batch(self, number: int, seat: Seat = Seat(), micro_batches_of: int = 1) -> StepBatch:  # noqa: B008 - frozen
-        """What the process at `seat` has of global batch `number` (from 0). Packs that only fill up make the number of a
-        replica's packs a multiple of `micro_batches_of`, and at least one."""
+        """What the process at `seat` has of the global batch of this number, from 0. Packs that only fill up make the
+        number of a replica's packs a multiple of `micro_batches_of`, and at least one."""
         packs = self._manifest.batch(number)
         replicas = assign([cost(pack) for pack in packs], seat.grid.dp)
         shares = Shares(seat.grid, [[packs[k].tiles for k in chosen] for chosen in replicas])

@@ -39,6 +39,11 @@ class Seat:
     tp: int = 1
     tp_rank: int = 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it goes through its packs with no other process: they are cut along no axis."""
+        return self.tp == self.grid.pp == self.grid.cp == 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Shares:

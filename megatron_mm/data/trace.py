@@ -30,7 +30,7 @@ def places(manifest: Manifest, number: int, index: int) -> Iterator[dict[str, in
         for k in np.flatnonzero(hits).tolist():
             row = first + int(rows[k])
             batch = manifest.batch_of(row)
-            told = {"row": row, "place": k - int(starts[rows[k]]), "epoch": int(epochs[k]) + 1}
+            told: dict[str, int | None] = {"row": row, "place": k - int(starts[rows[k]]), "epoch": int(epochs[k]) + 1}
             step = step_of(batch, skips)
             yield told | {"batch": batch, "step": None if step is None else step + 1}
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.shares import Grid, Seat, Shares
 from ..tower import VisionTower
+from .own_time import OwnTime
 
 TILES_AT_ONCE = 64  # per pass through the tower
 
@@ -68,6 +69,7 @@ class Looking:
     def __init__(self, tower: VisionTower, lookers: Lookers, shares: Shares, tokens_per_tile: int) -> None:
         self.tower, self.lookers, self.shares, self.each = tower, lookers, shares, tokens_per_tile
         self.trains = any(p.requires_grad for p in tower.parameters())
+        self.own = OwnTime()
         self._seen: Tensor | None = None
         self._given: Tensor | None = None
 
@@ -78,7 +80,9 @@ class Looking:
         if shares.total == 0:
             return []
         tp = self.lookers.seat.tp
-        self._seen = self._encode(self.lookers.gather(tiles, [len(shares.decodes(member, tp, k)) for k in range(tp)]))
+        gathered = self.lookers.gather(tiles, [len(shares.decodes(member, tp, k)) for k in range(tp)])
+        with self.own.measure():
+            self._seen = self._encode(gathered)
         rows = torch.cat([self._rows(self._seen, run, shares.looks_at(member)) for run in shares.sends(member)])
         found = self.lookers.exchange(rows.detach(), self._sizes(shares.sends(member)), self._sizes(self._senders()))
         self._given = found[self._in_order()].requires_grad_(self.trains)
@@ -98,7 +102,8 @@ class Looking:
         for run, rows in zip(sends, back.split(self._sizes(sends)), strict=True):
             self._rows(total, run, mine).add_(rows)  # several context-parallel ranks may have used one tile
         if self._seen.requires_grad:
-            self._seen.backward(total)
+            with self.own.measure():
+                self._seen.backward(total)
         self._seen = self._given = None
 
     def _encode(self, tiles: Tensor) -> Tensor:

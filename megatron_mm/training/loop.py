@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -18,18 +17,21 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
-from ..checkpoints.listing import latest
+from ..checkpoints.listing import latest, step_of
 from ..checkpoints.weights import fill
 from ..contracts import StepBatch
 from ..data.build import StageData
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
+from ..data.skips import read_skips
 from ..model import VisionLanguageModel, build_model
 from . import checkpoint
+from .failures import explained
+from .metrics import Moment
 from .pulse import Pulse
-from .step import StepResult, make_optimizer, set_rate, train_step, wrap
-
-MOST_SKIPPED = 10  # updates skipped in a row for a gradient that is not finite
+from .ranks import compare
+from .step import make_optimizer, set_rate, train_step, wrap
+from .telling import Teller, losses_before
 
 T = TypeVar("T")
 
@@ -68,7 +70,9 @@ class StageTrainer:
         self.saver = checkpoint.Saver(session.run, name, stage.checkpoint)
         chosen = stage.checkpoint.asynchronous
         self.asynchronous = backend.device().type == "cuda" if chosen is None else chosen
-        self._skipped = 0
+        self.batch: StepBatch | None = None  # the one in hand
+        self.manifest = Manifest(session.run.path("stages", name, "packs"))
+        self.teller = Teller(self, as_first_says(losses_before(session.run, name, self.step)))
 
     @property
     def model(self) -> VisionLanguageModel:
@@ -85,48 +89,47 @@ class StageTrainer:
 
     def train(self) -> bool:
         """Train to the stage's last step; False when it was saved before that because someone asked."""
+        with explained(self):
+            try:
+                return self._train()
+            finally:
+                self.teller.close()
+
+    def _train(self) -> bool:
         objective = self.spec.model.objectives[0].build()
         if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
             return False
         self.session.pulse("step", self.step)
         last_wait = time.perf_counter()
         for batch in self._batches():
-            start = time.perf_counter()
+            self.batch, start = batch, time.perf_counter()
             rate = set_rate(self.optimizer, self.stage.optimizer, self.step, self.stage.steps)
-            result = train_step(self.wrapped, self.optimizer, batch.without(agreed(batch.problems)), objective)
+            batch = batch.without(agreed(batch.problems))
+            result = train_step(self.wrapped, self.optimizer, batch, objective)
             self.step += 1
-            self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
-            stop = self._agreed_to_stop()
-            self._save(last=stop or self.step == self.stage.steps)
-            if stop and self.step < self.stage.steps:
+            waited = start - last_wait
+            at = Moment(self.step, rate, time.perf_counter() - start, waited, self.session.attempt.number)
+            ranks = compare(self.session.wants_save(), result.own + waited)
+            self.teller.step(at, batch, result, ranks)
+            self._save(last=ranks.stop or self.step == self.stage.steps)
+            if ranks.stop and self.step < self.stage.steps:
                 return False
             last_wait = time.perf_counter()
         return True
 
     def _batches(self) -> Iterator[StepBatch]:
-        manifest = Manifest(self.session.run.path("stages", self.name, "packs"))
-        loader = open_loader(self.spec, manifest, report=self.session.attempt.event)
+        skips = as_first_says(read_skips(self.session.run.path("stages", self.name)))
+        loader = open_loader(self.spec, self.manifest, self.session.attempt.event, skips)
         # an interleaved pipeline goes through its packs in groups of as many as it has stages
         group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
         return loader.batches(self.step, self.stage.steps, self.wrapped.lookers.seat, group)
 
-    def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
-        """One line of metrics, and a sign of life every few seconds."""
-        self._skipped = 0 if result.updated else self._skipped + 1
-        self.session.pulse("step", self.step)
-        if self.session.leads:
-            line = {"stage": self.name, "step": self.step, "loss": _finite(result.loss)}
-            line |= {"grad_norm": _finite(result.grad_norm), "lr": rate, "tokens": result.tokens}
-            line |= {"targets": result.targets, "seconds": round(seconds, 4), "waited": round(waited, 4)}
-            line |= {"attempt": self.session.attempt.number, "time": round(time.time(), 3)}
-            self.session.run.append_metrics(line)
-            print(line, flush=True)
-        if self._skipped >= MOST_SKIPPED:
-            raise MegaVLMError(
-                f"{self._skipped} updates in a row had a gradient that is not finite, the last with loss {result.loss}",
-                where=f"stage '{self.name}', step {self.step}",
-                fix=f"lower stages.{self.name}.optimizer.lr, and look at metrics.jsonl for where it began",
-            )
+    def saved_state(self) -> str:
+        """What there is to go on from, in words."""
+        newest = latest(self.session.run, self.name)
+        if newest is None:
+            return "no checkpoint of this stage yet: the same command begins it anew"
+        return f"the last checkpoint is that after step {step_of(newest)}: the same command goes on from there"
 
     def _agreed_to_stop(self) -> bool:
         """Whether any rank was asked to save: all of them must save at the same step."""
@@ -177,7 +180,3 @@ def _found(source: Path | None, after: list[str]) -> Path:
     if source is None:
         raise MegaVLMError(f"a stage this one comes after has no checkpoint: {after}", fix="train it first")
     return source
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

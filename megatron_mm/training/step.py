@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +30,7 @@ from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
 from .encode import Lookers, Looking
 from .schedule import learning_rate
+from .update import update
 
 Precision = Literal["fp32", "bf16", "fp8"]
 AXIS = "megavlm_axis"  # in a parameter group: the axis it belongs to, where the recipe gives that one its own options
@@ -43,6 +45,8 @@ class StepResult:
     tokens: int  # positions of the global batch, padding included
     targets: int  # of them those with a loss weight
     updated: bool  # False where a gradient was not finite and the optimizer skipped
+    not_finite: tuple[int, ...] = ()  # of this rank's packs those whose loss is not; only where `loss` is not
+    own: float = 0.0  # seconds that this rank worked by itself (own_time.py), and not the same on every rank
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,13 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     visual = looking.see(batch.tiles.to(backend.device()))
     packs = [pack.to(backend.device()) for pack in batch.packs]
     packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=False)] + packs[len(visual) :]
-    losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
+    with looking.own.measure(alone=wrapped.lookers.seat.is_alone):
+        losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
     looking.learn()
     _finish_gradients(wrapped)
-    updated, grad_norm, _ = optimizer.step()
-    return StepResult(_global_loss(losses), float(grad_norm or 0.0), tokens, targets, bool(updated))
+    updated, norm = update(optimizer)
+    loss = _global_loss(losses)
+    return StepResult(loss, norm, tokens, targets, updated, _not_finite(loss, losses), looking.own.seconds())
 
 
 def cut(replicas: Sequence[Sequence[PackedBatch]], lookers: Lookers) -> StepBatch:
@@ -217,6 +223,10 @@ def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, 
     sums = torch.tensor([weight, targets, tokens], dtype=torch.float64, device=backend.device())
     dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
     return sums[0].clamp(min=1e-8).float(), int(sums[1]), int(sums[2])
+
+
+def _not_finite(loss: float, shares: list[Tensor]) -> tuple[int, ...]:
+    return () if math.isfinite(loss) else tuple(k for k, share in enumerate(shares) if not math.isfinite(share))
 
 
 def _global_loss(shares: list[Tensor]) -> float:
