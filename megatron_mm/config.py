@@ -24,6 +24,7 @@ from .decoders import DECODERS
 from .encoders import ENCODERS
 from .injection import INJECTIONS
 from .objectives import OBJECTIVES
+from .training.trackers import TRACKERS
 
 AXES = ("encoder", "connector", "injection", "decoder")
 Axis = Literal["encoder", "connector", "injection", "decoder"]
@@ -311,10 +312,17 @@ class Stage(Config):
     precision: Literal["fp32", "bf16", "fp8"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
     checkpoint: Checkpoint = Checkpoint()
+    on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
     blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged
     gate: Gate | None = None
     optional: bool = False  # runs only when --stage names it: controls and ablations
+
+
+class Run(Config):
+    """What a run does beside training, and may do otherwise whenever it goes on."""
+
+    trackers: points(TRACKERS) = []  # type: ignore[valid-type]  # where figures go besides metrics.jsonl
 
 
 class Stages(RootModel[dict[str, Stage]]):
