@@ -309,7 +309,8 @@ class Stage(Config):
     optimizer: Optimizer
     loss: Loss = Loss()
     parallel: Parallel = Parallel()
-    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
+    # fp8: the linear layers of encoder and decoder, scaled from earlier steps, by tensor, or by blocks of 128
+    precision: Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
     checkpoint: Checkpoint = Checkpoint()
     on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event

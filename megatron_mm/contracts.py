@@ -58,7 +58,7 @@ class BuildContext:
     post_process: bool = True  # this rank holds the output layer
     vp_stage: int | None = None
     recompute: Literal["none", "selective", "full"] = "none"  # activation recomputation in the transformer blocks
-    fp8: bool = False
+    fp8: str | None = None  # Transformer Engine's recipe, by megatron-core's name
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from megavlm.platform.errors import ConfigError
 from ..config import Parallel
 from ..contracts import BuildContext
 from . import cpu
+from .fp8 import RECIPES
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -90,18 +91,17 @@ def _check_world(parallel: Parallel, world: int) -> None:
         )
 
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, **dict.fromkeys(RECIPES, torch.bfloat16)}
 
 
 def build_context(
     parallel: Parallel,
-    precision: Literal["fp32", "bf16", "fp8"] = "fp32",
+    precision: str = "fp32",
     recompute: Literal["none", "selective", "full"] = "none",
 ) -> BuildContext:
     """The BuildContext of this process, its (first) pipeline stage read from megatron-core's groups."""
-    ctx = BuildContext(
-        params_dtype=PRECISIONS[precision], parallel=parallel, recompute=recompute, fp8=precision == "fp8"
-    )
+    fp8 = RECIPES.get(precision)
+    ctx = BuildContext(params_dtype=PRECISIONS[precision], parallel=parallel, recompute=recompute, fp8=fp8)
     return at_stage(ctx, 0 if parallel.vp > 1 else None)
 
 

@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ..config import Parallel
 from ..contracts import BuildContext
+from . import fp8
 from .specs import recompute_options
 
 SPLIT_AXIS = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
@@ -34,7 +35,7 @@ def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
             "params_dtype": ctx.params_dtype,
             "pipeline_dtype": ctx.params_dtype,
             "bf16": ctx.params_dtype == torch.bfloat16,
-            "fp8": "hybrid" if ctx.fp8 else None,
+            **fp8.options(ctx.fp8),
             "attention_dropout": 0.0,
             "hidden_dropout": 0.0,
             "attention_softmax_in_fp32": True,

@@ -6,6 +6,7 @@ features are the last hidden state without the class token.
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from megavlm.kernels.tile_normalise import tile_normalise
 
+from ..backend.fp8 import filled_up, multiple
 from ..backend.guards import require_bidirectional
 from ..backend.specs import layer_spec
 from ..backend.transformer import mark_split_weights, transformer_config, whole
@@ -137,9 +139,10 @@ class InternViTModel(MegatronModule):
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
         """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
-        x = self.embedding(tiles).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
+        full = filled_up(tiles, 1 + prod(self.spec.grid), multiple(self.config))
+        x = self.embedding(full).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
         x = self.block(x, attention_mask=None)
-        values = x[1:].transpose(0, 1).reshape(-1, self.spec.hidden)
+        values = x[1:, : len(tiles)].transpose(0, 1).reshape(-1, self.spec.hidden)
         images = torch.arange(len(tiles), device=tiles.device)
         return [FeatureMap(values, self.spec.grid, images, expert="internvit", layer=-1)]
 

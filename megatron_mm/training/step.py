@@ -32,7 +32,7 @@ from .encode import Lookers, Looking
 from .schedule import learning_rate
 from .update import update
 
-Precision = Literal["fp32", "bf16", "fp8"]
+Precision = Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"]
 AXIS = "megavlm_axis"  # in a parameter group: the axis it belongs to, where the recipe gives that one its own options
 
 
