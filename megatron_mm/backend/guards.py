@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..config import ModelConfig, Stage
 
 
-
 def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewhere: bool = False) -> None:
     """Everything that can be said of a stage before it starts. Raises ConfigError or MissingPackage.
 
@@ -47,7 +46,8 @@ def require_precision(precision: str, where: str = "stage") -> None:
     """FP8 without Transformer Engine: megatron-core trains on in bfloat16 and doesn't say so."""
     if precision in RECIPES and not _installed("transformer_engine"):
         raise ConfigError(
-            f"precision {precision} needs Transformer Engine, which is not installed; megatron-core would ignore it in silence",
+            f"precision {precision} needs Transformer Engine, which is not installed; megatron-core would ignore it in "
+            "silence",
             where=f"{where}.precision",
             fix="install the gpu extra, or set precision=bf16",
         )
