@@ -31,9 +31,9 @@ from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
 from ..data.assemble import IGNORED, Prepared, assemble, blank, grey
 from ..data.conversation import Chat
+from ..data.knapsack import best_fit
 from ..data.loader import to_torch
 from ..data.measure import template
-from ..data.packing import best_fit
 from ..data.tokenizer import TextTokenizer
 from ..model import LanguageStage, VisionLanguageModel
 from .items import Item, prepare_item, read_items
