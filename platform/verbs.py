@@ -42,7 +42,7 @@ VERBS: dict[str, Verb] = {
     "curate inspect": Verb("data", "what became of one sample", "megavlm.data_curation.verb:inspect_main"),
     "curate select": Verb("data", "the funnel under another threshold, from sidecars", None),
     "curate pilot": Verb("data", "a few thousand rows, with measured rates and a forecast", None),
-    "data convert": Verb("data", "other formats to shards", None),
+    "data convert": Verb("data", "other formats to shards", "megavlm.data_curation.convert.verb:main"),
     "data sources": Verb("data", "every data set a recipe wants and its state here", None),
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
     "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),

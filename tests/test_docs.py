@@ -32,6 +32,7 @@ TABLES = {
     "Decoders": "megavlm.megatron_mm.decoders:DECODERS",
     "Objectives": "megavlm.megatron_mm.objectives:OBJECTIVES",
     "Templates": "megavlm.megatron_mm.data.templates:TEMPLATES",
+    "Conversions": "megavlm.data_curation.convert:CONVERSIONS",
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
