@@ -44,7 +44,7 @@ class PixelShuffleMLPModel(MegatronModule):
         )
         super().__init__(config=config)
         shuffled = channels * FACTOR**2
-        use = modules()
+        use = modules(ctx.params_dtype)
         self.norm = nn.LayerNorm(shuffled, eps=spec.norm_eps, dtype=ctx.params_dtype)
         self.mlp = MLP(
             config,

@@ -65,9 +65,8 @@ def build(spec: Qwen2, ctx: BuildContext) -> Decoder:
     """The stage of the decoder that `ctx` names. Embeddings come out whole: the model splits them after injection."""
     config = config_of(spec, ctx)
     layers = get_num_layers_to_build(config, vp_stage=ctx.vp_stage)
-    block = TransformerBlockSubmodules(
-        layer_specs=[layer_spec(AttnMaskType.causal)] * layers, layer_norm=modules().norm
-    )
+    layer = layer_spec(AttnMaskType.causal, dtype=ctx.params_dtype)
+    block = TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=modules(ctx.params_dtype).norm)
     model = Decoder(
         config=config,
         transformer_layer_spec=block,

@@ -167,4 +167,4 @@ def _layer_spec(spec: InternViT, ctx: BuildContext) -> ModuleSpec:
     scale = {"hidden": spec.hidden, "init": spec.layer_scale, "dtype": ctx.params_dtype}
     attention = JointNormAttention if spec.qk_norm else SelfAttention
     residual = ModuleSpec(module=LayerScale, params=scale)
-    return layer_spec(AttnMaskType.no_mask, attention, residual, qkv_bias=spec.qkv_bias)
+    return layer_spec(AttnMaskType.no_mask, attention, residual, qkv_bias=spec.qkv_bias, dtype=ctx.params_dtype)
