@@ -11,9 +11,9 @@ from .items import Items
 from .knapsack import best_fit
 from .rows import Rows
 
-WINDOW = 256  # packed sequences that are filled together
-HELD_BACK = 16  # of these, the emptiest, whose items try again
-PATIENCE = 4  # windows after which an item goes out as it is
+WINDOW = 512  # packed sequences that are filled together
+HELD_BACK = 64  # of these, the emptiest, whose items try again
+PATIENCE = 8  # windows after which an item goes out as it is
 
 
 def packed(items: Items, capacity: int | None) -> Rows:
