@@ -29,10 +29,7 @@ class Result:
     """
 
     def __init__(self) -> None:
-        self._file = os.memfd_create("megavlm-checkpoint")
-
-    def __del__(self) -> None:
-        os.close(self._file)
+        self._file = os.memfd_create("megavlm-checkpoint")  # for as long as the process lives
 
     def put(self, value: Any) -> None:
         """Called in the forked process."""

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
@@ -62,6 +63,9 @@ class Saver:
         as_result()
         self.run, self.stage, self.options = run, stage, options
         self._calls = AsyncCallsQueue()
+        each = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        self._strategy = FullyParallelSaveStrategyWrapper(each, replicas, do_cache_distribution=True)
         self._step: int | None = None  # of the save that is under way
         self._started = self._stood = 0.0
 
@@ -82,10 +86,9 @@ class Saver:
                 shutil.rmtree(folder, ignore_errors=True)  # what a killed save left
                 folder.mkdir(parents=True)
             dist.barrier()
-            strategy = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
             with _nothing_to_collect():
                 state = _state(model, optimizer, is_loading=False)
-            request = dist_checkpointing.save(state, str(folder), strategy, async_sharded_save=True)
+            request = dist_checkpointing.save(state, str(folder), self._strategy, async_sharded_save=True)
             _rng_path(folder).parent.mkdir(exist_ok=True)
             torch.save(_random_state(), _rng_path(folder))
             request.add_finalize_fn(partial(self._complete, folder, step, layout()))
