@@ -37,11 +37,12 @@ LAYOUTS = {
         "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
     },
 }
-CASES = {  # for each of the global batch's packs whether it has images; the odd ones go to the second DP rank
+CASES = {  # for each pack of the global batch whether it has images; of two replicas "mixed" gives all of them to the first
     "images": ([True] * 4, {}, ["encoder", "connector", "decoder"]),
     "text": ([False] * 4, {}, ["encoder", "connector", "decoder"]),
     "mixed": ([True, False, True, False], {}, ["encoder", "connector", "decoder"]),
     "frozen decoder": ([True, False, True, False], {}, ["connector"]),
+    "twenty steps": ([True, False, True, False], {}, ["encoder", "connector", "decoder"], 20),
     "tied, padded vocabulary": ([True, False, True, False], {"tied": True, "vocab": 97}, ["encoder", "decoder"]),
 }
 SEQUENCE, TILES, STEPS = 48, 3, 3
@@ -84,7 +85,9 @@ def sight(model: VisionLanguageModel) -> float:
     return weights.double().sum().item() if all(torch.equal(copy, copies[0]) for copy in copies) else float("nan")
 
 
-def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: list[str]) -> list[list[float]]:
+def run_case(
+    parallel: Parallel, has_images: list[bool], decoder: dict, train: list[str], steps: int = STEPS
+) -> list[list[float]]:
     backend.init_distributed(parallel, seed=1)
     config = model_config(**decoder)
     model = build_model(config, backend.build_context(parallel))
@@ -94,7 +97,7 @@ def run_case(parallel: Parallel, has_images: list[bool], decoder: dict, train: l
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
-    for step in range(STEPS):
+    for step in range(steps):
         packs = [pack(100 * step + i, with_images) for i, with_images in enumerate(has_images)]
         batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())

@@ -30,7 +30,7 @@ LAYOUTS = {
         "pp4 uneven",
     ],
 }
-CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary"]
+CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary", "twenty steps"]
 
 
 def worker() -> ModuleType:
@@ -76,9 +76,11 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
         for case in CASES:
             for step, (ours, wanted) in enumerate(zip(layouts[layout][case], one_process[case], strict=True)):
                 place = f"{layout}, {case}, step {step}"
-                assert ours[0] == pytest.approx(wanted[0], abs=1e-5), place
-                assert ours[1] == pytest.approx(wanted[1], abs=1e-4), place
-                assert ours[2] == pytest.approx(wanted[2], abs=1e-3), place  # Adam makes much of a small difference
+                assert ours[0] == pytest.approx(wanted[0], abs=1e-5 if step < 3 else 1e-4), place
+                assert ours[1] == pytest.approx(wanted[1], abs=1e-4 if step < 3 else 1e-3), place
+                assert ours[2] == pytest.approx(wanted[2], abs=1e-3 if step < 3 else 1e-2), (
+                    place
+                )  # Adam makes much of a small difference
                 assert ours[3:] == wanted[3:], place
 
 
