@@ -1,8 +1,8 @@
 """Global batches that a stage leaves out after a loss spike, and how often it went back to an earlier step.
 
-RUN/stages/STAGE/skips.json: {"left_out": [[first, behind the last], ...], "back": [{"attempt", "to"}, ...]}. A batch
-that is left out is so from the stage's first step on, as if the manifest had never held it. Since only batches that no
-counting step has learnt from can be left out, no step that counts changes its batch.
+RUN/stages/STAGE/skips.json: {"left_out": [[first, behind the last], ...], "back": [{"attempt", "to", "asked"}, ...]}.
+A batch that is left out is so from the stage's first step on, as if the manifest had never held it. Since only batches
+that no counting step has learnt from can be left out, no step that counts changes its batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from megavlm.platform.storage import write_atomic
 
@@ -18,10 +18,14 @@ FILE = "skips.json"
 
 
 class Back(NamedTuple):
-    """From this attempt on, what earlier ones did after step `to` does not count."""
+    """From this attempt on, what earlier ones did after step `to` does not count.
+
+    asked: the step and the range of batches as given, by which the same command is known again.
+    """
 
     attempt: int
     to: int
+    asked: tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ def read_skips(stage_folder: Path) -> Skips:
     if not path.exists():
         return Skips()
     told = json.loads(path.read_text())
-    return Skips(tuple((a, b) for a, b in told["left_out"]), tuple(Back(**each) for each in told["back"]))
+    return Skips(tuple((a, b) for a, b in told["left_out"]), tuple(_back(each) for each in told["back"]))
 
 
 def write_skips(stage_folder: Path, skips: Skips) -> None:
@@ -84,3 +88,8 @@ def write_skips(stage_folder: Path, skips: Skips) -> None:
     stage_folder.mkdir(parents=True, exist_ok=True)
     told = {"left_out": [list(run) for run in skips.left_out], "back": [each._asdict() for each in skips.back]}
     write_atomic(stage_folder / FILE, json.dumps(told, indent=2).encode())
+
+
+def _back(told: dict[str, Any]) -> Back:
+    first, start, stop = told["asked"]
+    return Back(told["attempt"], told["to"], (first, start, stop))

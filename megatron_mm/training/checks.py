@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from megavlm.platform.config import Recipe
 from megavlm.platform.demo.places import MARK
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.storage import exists
@@ -112,6 +113,12 @@ def missing_here(stage: Stage) -> list[str]:
     except ConfigError as error:
         return [f"here, {error.what}; it has to be where this runs"]
     return []
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raises MissingPackage when a tracker that the recipe names cannot run here."""
+    for tracker in recipe.sections["run"].trackers if "run" in recipe.sections else []:
+        tracker.check()
 
 
 def check_writable(folder: Path) -> None:

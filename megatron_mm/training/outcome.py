@@ -72,5 +72,5 @@ def stage_steps(run: RunFolder, name: str) -> list[dict[str, Any]]:
     """The stage's lines of metrics.jsonl that count, one per step: the last one written where a resume repeated it."""
     skips = read_skips(run.path("stages", name))
     lines = [line for line in run.metrics(unique=("stage", "step")) if line.get("stage") == name and "loss" in line]
-    lines = [line for line in lines if skips.counts(line["attempt"], line["step"])]
+    lines = [line for line in lines if skips.counts(line.get("attempt", 0), line["step"])]
     return sorted(lines, key=lambda line: line["step"])

@@ -54,5 +54,6 @@ def open_trainer(recipe: Path, tmp_path: Path) -> Iterator[Callable[..., StageTr
         attempt = folder.new_attempt()
         return StageTrainer(Session(folder, attempt, found, Pulse(attempt, 0, 1), lambda: False), "language")
 
+    make.words = [*HERE, *SIGHT]  # as overrides of the command line
     yield make
     backend.shutdown()
