@@ -155,13 +155,34 @@ SEAMS: tuple[Seam, ...] = (
           "distrib_optimizer", _ADAM_WHY),
 )  # fmt: skip
 
+
+def _local(name: str) -> Callable[[Any], Any]:
+    return lambda original: getattr(importlib.import_module(_CORE + "utils"), name)
+
+
+_FUSED_WHY = "takes Transformer Engine's or apex' CUDA kernels as soon as they are installed"
+
+# Where neither is installed they change nothing.
+FUSED_SEAMS: tuple[Seam, ...] = (
+    _seam("clip_apply", _CORE + "optimizer.clip_grads:multi_tensor_applier", _local("local_multi_tensor_applier"),
+          "clip_grads", _FUSED_WHY),
+    _seam("clip_norm", _CORE + "optimizer.clip_grads:l2_norm_impl", _local("local_multi_tensor_l2_norm"),
+          "clip_grads", _FUSED_WHY),
+    _seam("clip_scale", _CORE + "optimizer.clip_grads:multi_tensor_scale_impl", _local("local_multi_tensor_scale"),
+          "clip_grads", _FUSED_WHY),
+    _seam("copy_apply", _CORE + "optimizer.optimizer:multi_tensor_applier", _local("local_multi_tensor_applier"),
+          "optimizer", _FUSED_WHY),
+    _seam("copy_scale", _CORE + "optimizer.optimizer:multi_tensor_scale_impl", _local("local_multi_tensor_scale"),
+          "optimizer", _FUSED_WHY),
+)  # fmt: skip
+
 _MARK = "_megavlm_cpu_seams"  # on torch.cuda: what undoes each seam; also says that they are in place
 
 
 def install() -> None:
     """Put every seam in place, once per process; does nothing where CUDA is present."""
     if not torch.cuda.is_available() and not hasattr(torch.cuda, _MARK):
-        setattr(torch.cuda, _MARK, {seam.name: seam.install() for seam in SEAMS})
+        setattr(torch.cuda, _MARK, {seam.name: seam.install() for seam in (*SEAMS, *FUSED_SEAMS)})
 
 
 @contextmanager

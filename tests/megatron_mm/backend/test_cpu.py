@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.optimizer import clip_grads, optimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 from megavlm.megatron_mm import backend
@@ -143,3 +144,25 @@ def test_a_type_name_has_two_spellings() -> None:
     assert name == "torch.FloatTensor" and name == "torch.cuda.FloatTensor" and name != "torch.HalfTensor"
     assert name in ["torch.cuda.HalfTensor", "torch.cuda.FloatTensor"] and {name: 1}["torch.FloatTensor"] == 1
     assert torch.ones(2).type(torch.int64).dtype is torch.int64
+
+
+def test_installed_cuda_kernels_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Transformer Engine is installed on a machine without a GPU: megatron-core has taken its kernels."""
+
+    def kernel(*args: Any) -> None:
+        raise RuntimeError("no CUDA driver")
+
+    for seam in cpu.FUSED_SEAMS:
+        monkeypatch.setattr(*seam.holder(), kernel)
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])]
+    with pytest.raises(RuntimeError, match="no CUDA driver"):
+        clip_grads.get_grad_norm_fp32(gradients, grad_stats_parallel_group=None)
+    undo = [seam.install() for seam in cpu.FUSED_SEAMS]
+    try:
+        assert clip_grads.l2_norm_impl(0, None, [gradients], False)[0] == 5.0
+        copied = [torch.zeros(2), torch.zeros(1)]
+        optimizer._multi_tensor_copy_this_to_that(gradients, copied, torch.tensor([0]))
+        assert all(torch.equal(here, there) for here, there in zip(gradients, copied, strict=True))
+    finally:
+        for restore in undo:
+            restore()
