@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 from typing import Any
 
 from megavlm.platform.errors import InputError
@@ -63,7 +64,7 @@ def _read(path: str, name: str) -> bytes:
     except (InputError, IsADirectoryError, NotADirectoryError) as error:
         raise BadRow("missing_image", f"no image file '{name[:200]}': {error}"[:300]) from None
     except OSError as error:
-        if error.errno in (36, 40):  # the name is too long, or links go in a circle: the row's fault, not the disk's
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # the row's fault, not the disk's
             raise BadRow("missing_image", str(error)[:300]) from None
         raise
 

@@ -21,7 +21,7 @@ from ..config import DataConfig, ModelConfig, Stage
 from .columns import Sizes
 from .format import FORMAT
 from .manifest import Manifest
-from .measure import Measure
+from .measure import Measure, template
 from .measured import MeasuredSet, measured_set
 from .mixture import global_batches
 from .sets import open_set, set_folder, sets_of
@@ -49,8 +49,10 @@ class StageData:
         return cls(stage, stages[stage], model, data, recipe.seed)
 
     def tokenizer(self) -> TextTokenizer:
-        """The recipe's tokenizer; raises ConfigError when it does not fit the decoder's vocabulary."""
-        return load_tokenizer(self.data.tokenizer)
+        """The recipe's tokenizer; raises ConfigError when it lacks a token of the recipe's template."""
+        tokenizer = load_tokenizer(self.data.tokenizer)
+        template(self.model, tokenizer, self.data.template)
+        return tokenizer
 
     def open_sets(self) -> dict[str, ShardReader]:
         """The sets this stage draws from."""

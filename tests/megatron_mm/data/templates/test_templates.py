@@ -21,6 +21,7 @@ from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.templates import TEMPLATES
 from megavlm.megatron_mm.data.templates.vicuna_v1 import VicunaV1
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
+from megavlm.platform.cli import main
 from megavlm.platform.errors import ConfigError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -296,3 +297,10 @@ def test_a_recipe_names_a_template_with_its_options_and_no_others():
 def test_another_number_of_images_than_marks_is_an_error(counts):
     with pytest.raises(ValueError, match="marks"):
         chat("chatml", "qwen2").encode(talk(["<image>a", "b"]), counts)
+
+
+def test_a_recipe_whose_tokenizer_lacks_a_token_stops_before_packing(make_recipe, capsys, tmp_path):
+    words = ["data", "pack", str(make_recipe()), "--out", str(tmp_path / "packs")]
+    assert main([*words, "data.template=vicuna_v1"]) == 2
+    assert "no token '<s>', which template 'vicuna_v1' needs" in capsys.readouterr().err
+    assert not (tmp_path / "packs").exists()
