@@ -199,8 +199,8 @@ def test_figures_come_from_the_last_line_of_each_step(recipe: Path, run: RunFold
 def test_a_manifest_of_another_configuration_is_refused_before_anything_starts(recipe: Path, run: RunFolder) -> None:
     ensure_packs(run, StageData.of(load_recipe(str(recipe)), "language"))
     assert packs_path(run.root, "language").exists()
-    with pytest.raises(ConfigError, match="made for another configuration: system"):
-        train([str(recipe), "data.system=Answer.", "--out", str(run.root), "--dry-run"])
+    with pytest.raises(ConfigError, match="made for another configuration: template"):
+        train([str(recipe), "data.template.system=Answer.", "--out", str(run.root), "--dry-run"])
     with pytest.raises(ConfigError, match="another 'stages.sft.optimizer.lr'"):
         train([str(recipe), "stages.sft.optimizer.lr=1", "--out", str(run.root)])
 
