@@ -37,7 +37,7 @@ LAYOUTS = {
         "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
     },
 }
-CASES = {  # for each pack of the global batch whether it has images; of two replicas "mixed" gives all of them to the first
+CASES = {  # which packs of the global batch have images; with two replicas, "mixed" gives them all to the first
     "images": ([True] * 4, {}, ["encoder", "connector", "decoder"]),
     "text": ([False] * 4, {}, ["encoder", "connector", "decoder"]),
     "mixed": ([True, False, True, False], {}, ["encoder", "connector", "decoder"]),
