@@ -8,6 +8,7 @@ separate pieces can tokenise differently.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -88,44 +89,40 @@ class Chat:
 
 
 class _Parts:
-    """Token ids being collected, with their two masks, and what the next text comes after."""
+    """Runs of tokens being collected, each learnt or not, visual or not, and what the next text comes after."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._encode: Callable[[str], list[int]] = tokenizer.encode
-        self._tokens: list[int] = []
-        self._target: list[bool] = []
-        self._visual: list[bool] = []
-        self._tiles = 0
+        self._runs: list[list[int]] = []
+        self._learnt: list[bool] = []
+        self._seen: list[bool] = []
+        self._after_special: bool | None = None  # None: a text would begin here
 
     def text(self, text: str, learn: bool) -> None:
-        if text:
-            ids = self._encode(text)
-            self._add(ids, learn, False)
-            self._encode = lambda text: self._tokenizer.encode_after(text, special=False)
+        if not text:
+            return
+        begins, special = self._after_special is None, bool(self._after_special)
+        self._add(self._tokenizer.encode(text) if begins else self._tokenizer.encode_after(text, special), learn)
+        self._after_special = False
 
     def special(self, token: int, piece: Special) -> None:
-        self._add([token], piece.learn, False)
-        after = self._tokenizer.encode if piece.begins else lambda text: self._tokenizer.encode_after(text, True)
-        self._encode = after
+        self._add([token], piece.learn)
+        self._after_special = None if piece.begins else True
 
     def tile(self, tokens: int) -> None:
-        self._add([VISUAL_ID] * tokens, False, True)
-        self._tiles += 1
-        self._encode = self._tokenizer.encode  # LLaVA's code tokenises what follows an image as a text of its own
+        self._add([VISUAL_ID] * tokens, learn=False, visual=True)
+        self._after_special = None  # LLaVA's code tokenises what follows an image as a text of its own
 
-    def _add(self, ids: list[int], learn: bool, visual: bool) -> None:
-        self._tokens += ids
-        self._target += [learn] * len(ids)
-        self._visual += [visual] * len(ids)
+    def _add(self, ids: list[int], learn: bool, visual: bool = False) -> None:
+        self._runs.append(ids)
+        self._learnt.append(learn)
+        self._seen.append(visual)
 
     def encoded(self) -> Encoded:
-        return Encoded(
-            np.asarray(self._tokens, np.int64),
-            np.asarray(self._target, bool),
-            np.asarray(self._visual, bool),
-            self._tiles,
-        )
+        tokens = np.fromiter(itertools.chain.from_iterable(self._runs), np.int64)
+        lengths = [len(run) for run in self._runs]
+        target, visual = np.repeat(np.array([self._learnt, self._seen], bool), lengths, axis=1)
+        return Encoded(tokens, target, visual, sum(self._seen))
 
 
 def _id_of(token: str, template: Template, tokenizer: TextTokenizer) -> int:
