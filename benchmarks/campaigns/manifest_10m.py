@@ -1,8 +1,8 @@
 """Campaign: 10^7 packed sequences of 10^8 measured samples, in how much memory and time? How full, how even?
 
 `make campaign NAME=manifest_10m` takes about ten minutes and 7 GB of disk (TMPDIR); the result is manifest_10m.md
-beside this file. The sizes are those of the stated mixture (stated_mixture.py), in the files that measuring writes; no shard
-exists. Building, looking up and sharing out are the shipped code; the build is a process of its own, whose peak
+beside this file. The sizes are those of the stated mixture (stated_mixture.py), in the files that measuring writes; no
+shard exists. Building, looking up and sharing out are the shipped code; the build is a process of its own, whose peak
 resident memory the kernel tells.
 Exits with 3 when a bound of the table does not hold.
 """
@@ -154,7 +154,7 @@ def page(told: dict[str, Any], even: dict[int, dict[str, float]], wall: float) -
         f"- seed: {SEED}",
         f"- machine: {os.cpu_count()} cores, no GPU",
         f"- versions: numpy {version('numpy')}, pyarrow {version('pyarrow')}",
-        f"- {SAMPLES:,} samples in shards of {SHARD:,}; build at {LONG} tokens, evenness over {STEPS} steps at each length",
+        f"- {SAMPLES:,} samples in shards of {SHARD:,}; build at {LONG} tokens, evenness over {STEPS} steps",
         f"- wall time: {wall:.0f} s",
         "",
         *table,

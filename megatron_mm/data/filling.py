@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -76,16 +77,17 @@ class Windows(Filler):
 
     def _fill(self) -> Rows:
         groups = best_fit(self._waiting.tokens.tolist(), self._capacity)
-        given, back = _held_back(groups, self._waiting.tokens.tolist(), self._age.tolist())
-        rows = Rows.of(self._waiting, [given[k] for k in np.argsort(self._rng.random(len(given)), kind="stable")])
-        again = np.sort(np.array([k for group in back for k in group], np.int64))
+        flat = np.array(list(chain.from_iterable(groups)), np.int64)
+        rows = Rows(self._waiting.take(flat), np.cumsum(list(map(len, groups))))
+        back = np.zeros(len(rows), bool)
+        back[_emptiest(rows, self._age[flat])] = True
+        given = np.flatnonzero(~back)
+        again = np.sort(flat[np.repeat(back, np.diff(rows.ends, prepend=0))])
         self._waiting, self._age = self._waiting.take(again), self._age[again] + np.int8(1)
-        return rows
+        return rows.take(given[np.argsort(self._rng.random(len(given)), kind="stable")])
 
 
-def _held_back(groups: list[list[int]], sizes: list[int], ages: list[int]) -> tuple[list[list[int]], list[list[int]]]:
-    """The groups to give out, and the emptiest ones, none of which has waited too long."""
-    full = [sum(sizes[k] for k in group) for group in groups]
-    may_wait = [k for k in range(len(groups)) if max(ages[i] for i in groups[k]) < PATIENCE]
-    back = set(sorted(may_wait, key=lambda k: (full[k], k))[:HELD_BACK])
-    return [groups[k] for k in range(len(groups)) if k not in back], [groups[k] for k in sorted(back)]
+def _emptiest(rows: Rows, age: np.ndarray) -> np.ndarray:
+    """Numbers of the HELD_BACK emptiest rows in which no item has waited too long, ascending."""
+    may_wait = np.flatnonzero(np.maximum.reduceat(age, rows.starts) < PATIENCE)
+    return np.sort(may_wait[np.argsort(rows.tokens[may_wait], kind="stable")[:HELD_BACK]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 
 import numpy as np
 
@@ -19,8 +20,8 @@ class Rows:
     @classmethod
     def of(cls, items: Items, groups: list[list[int]]) -> Rows:
         """The rows that `groups` of items make."""
-        flat = np.array([k for group in groups for k in group], np.int64)
-        return cls(items.take(flat), np.cumsum([len(group) for group in groups], dtype=np.int64))
+        flat = np.array(list(chain.from_iterable(groups)), np.int64)
+        return cls(items.take(flat), np.cumsum(list(map(len, groups)), dtype=np.int64))
 
     @classmethod
     def concat(cls, parts: list[Rows]) -> Rows:
