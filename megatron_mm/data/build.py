@@ -129,11 +129,16 @@ def write_batches(
 
 
 def measured_folder(path: Path) -> Path:
-    """Where sizes are kept for a manifest at `path`: $MEGAVLM_CACHE/measured, else with the runs, else beside it."""
+    """Where sizes are kept for a manifest at `path`: $MEGAVLM_CACHE/measured, else with the runs, else beside it.
+
+    Beside it, too, where the runs' folder is shared and what is kept there belongs to somebody else.
+    """
     if cache := os.environ.get("MEGAVLM_CACHE"):
         return Path(cache) / "measured"
     runs = default_runs_root()
-    return (runs if path.absolute().is_relative_to(runs.absolute()) else path.parent) / ".measured"
+    common = runs / ".measured"
+    inside = path.absolute().is_relative_to(runs.absolute())
+    return common if inside and os.access(common if common.exists() else runs, os.W_OK) else path.parent / ".measured"
 
 
 def _leave_out(writer: ManifestWriter, name: str, of: MeasuredSet, reader: ShardReader, capacity: int) -> None:

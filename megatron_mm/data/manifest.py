@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.shards import ShardReader
+from megavlm.platform.shards.reader import HELD
 
 from .format import BATCHES, FORMAT, HEAD, ROWS_PER_BLOCK, ROWS_PER_PART, SETS, part_path, shards_path
 
@@ -168,10 +169,10 @@ class Manifest:
 
     def open_sets(self, folders: Mapping[str, str]) -> dict[str, ShardReader]:
         """The sets, in the folders given, without listing them: what they held is written here."""
-        return {
-            told["name"]: ShardReader(folders[told["name"]], _open(shards_path(self.path, number)).read_all())
-            for number, told in enumerate(self.sets)
-        }
+        # two blocks of shards are read side by side where one ends, and a window of packs reaches back into a third
+        held = max(HELD, 3 * int(self.fingerprint.get("shuffle_window", 1)))
+        tables = {told["name"]: _open(shards_path(self.path, k)).read_all() for k, told in enumerate(self.sets)}
+        return {name: ShardReader(folders[name], table, held) for name, table in tables.items()}
 
     def check(self, expected: Mapping[str, Any], steps: int) -> None:
         """Raise ConfigError unless this manifest was made for `expected` and holds at least `steps` global batches.

@@ -38,7 +38,7 @@ def places(manifest: Manifest, number: int, index: int) -> Iterator[dict[str, in
 def find_sample(manifest: Manifest, sets: Mapping[str, ShardReader], wanted: str) -> tuple[str, int]:
     """(set, number) of a sample given as SET/KEY, as SET#NUMBER, or as a KEY that is looked for in every set."""
     name, mark, rest = wanted.partition("#")
-    if mark and name in sets and rest.isdigit():
+    if mark and name in sets and rest.isdigit() and int(rest) < len(sets[name]):
         return name, int(rest)
     candidates = [(set_name, wanted.removeprefix(f"{set_name}/")) for set_name in sets]
     named = [pair for pair in candidates if pair[1] != wanted]

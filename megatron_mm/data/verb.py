@@ -36,10 +36,15 @@ def pack_main(argv: Sequence[str]) -> int:
     p.add_argument("recipe", help="a shipped recipe's name or a YAML file")
     p.add_argument("--stage", help="this stage only")
     p.add_argument("--out", type=Path, help="folder for STAGE/packs (default: runs/RECIPE/stages)")
+    p.add_argument("--dry-run", action="store_true", help="only tell what would be packed, after a look at the sets")
     args = p.parse_args(words)
     recipe = load_recipe(args.recipe, overrides)
     out = args.out or default_runs_root() / recipe.name / "stages"
     names = [args.stage] if args.stage else list(recipe.section("stages").root)
+    if args.dry_run:
+        planned = {name: _planned(StageData.of(recipe, name), out / name / PACKS) for name in names}
+        _tell(planned, args.json, lambda: "\n".join(f"{name}\n{_plain(row)}" for name, row in planned.items()))
+        return 0
     told = {}
     for name in names:
         path = out / name / PACKS
@@ -47,6 +52,12 @@ def pack_main(argv: Sequence[str]) -> int:
         told[name] = {"path": str(path), **stats(build_manifest(StageData.of(recipe, name), path, cache=cache))}
     _tell(told, args.json, lambda: "\n\n".join(f"{name}\n{_figures(row)}" for name, row in told.items()))
     return 0
+
+
+def _planned(spec: StageData, path: Path) -> dict[str, Any]:
+    of = spec.stage.mixture.global_batch
+    samples = {name: len(reader) for name, reader in spec.open_sets().items()}
+    return {"path": str(path), "batches": spec.stage.steps, "batch": f"{of.size} {of.unit}", "samples": samples}
 
 
 def stats_main(argv: Sequence[str]) -> int:
@@ -158,8 +169,12 @@ def _step_lines(told: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def _plain(row: dict[str, Any]) -> str:
+    return "\n".join(f"  {key:<28}{value}" for key, value in row.items())
+
+
 def _figures(row: dict[str, Any]) -> str:
-    plain = "\n".join(f"  {key:<28}{value}" for key, value in row.items() if key != "lengths")
+    plain = _plain({key: value for key, value in row.items() if key != "lengths"})
     most = max(row["lengths"].values(), default=0) or 1
     bars = (f"  {end:>7} {'█' * round(BAR * n / most):<{BAR}} {n}" for end, n in row["lengths"].items())
     return "\n".join([plain, "  samples by length, up to so many tokens", *bars])

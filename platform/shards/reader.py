@@ -26,7 +26,7 @@ _THREADS = 16
 class ShardReader:
     """The samples of one tar, or of all tars of a folder in order of name.
 
-    Holds how many samples each shard has, and the indexes of the HELD shards used last: memory does not grow with the
+    Holds how many samples each shard has, and the indexes of the `held` shards used last: memory does not grow with the
     samples. Missing and unfitting indexes are rebuilt in memory by scanning; `bad` then lists what the scan left out.
     Holds no open file, so it may be copied into worker processes. Raises InputError when nothing is there.
 
@@ -34,10 +34,10 @@ class ShardReader:
     shard that has changed since then is an InputError when it is.
     """
 
-    def __init__(self, folder_or_tar: Url, shards: pa.Table | None = None) -> None:
+    def __init__(self, folder_or_tar: Url, shards: pa.Table | None = None, held: int = HELD) -> None:
         self.url = str(folder_or_tar)
         self.bad: list[BadMember] = []
-        self._held = _Held()
+        self._held = _Held(held)
         self.shards = self._summarised() if shards is None else shards
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.shards["samples"].to_numpy())])
 
@@ -156,12 +156,13 @@ def _summary(tar: str) -> tuple[Summary, Sequence[BadMember]]:
 class _Held:
     """The shards used last. A copy in another process starts with none."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[_Held], tuple[()]]:
-        return _Held, ()
+    def __reduce__(self) -> tuple[type[_Held], tuple[int]]:
+        return _Held, (self._limit,)
 
     def get(self, number: int) -> _Shard | None:
         with self._lock:
@@ -172,5 +173,5 @@ class _Held:
     def put(self, number: int, shard: _Shard) -> None:
         with self._lock:
             self._shards[number] = shard
-            while len(self._shards) > HELD:
+            while len(self._shards) > self._limit:
                 self._shards.popitem(last=False)

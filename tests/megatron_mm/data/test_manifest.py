@@ -215,6 +215,9 @@ def test_a_kill_while_packing_leaves_nothing_half(make_recipe, tmp_path):
 
 def test_the_verbs_tell_the_same_as_the_folder(make_recipe, tmp_path, capsys):
     recipe, out = make_recipe(), tmp_path / "out"
+    assert pack_main([str(recipe), "--out", str(out), "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["only"]
+    assert planned["samples"] == {"text": 9, "vqa": 3} and planned["batch"] == "4 packs" and not out.exists()
     assert pack_main([str(recipe), "--out", str(out), "--json"]) == 0
     packed = json.loads(capsys.readouterr().out)["only"]
     path = packed.pop("path")
@@ -259,8 +262,9 @@ def test_a_sample_is_traced_to_its_steps(make_recipe, tmp_path, capsys, wanted):
     assert told["places"] == expected and told["times"] == len(expected) > 1
     assert trace_main([wanted, "--packs", str(manifest.path)]) == 0
     assert f"step {expected[-1]['step']}" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no sample 'nowhere'"):
-        trace_main(["nowhere", "--packs", str(manifest.path)])
+    for nowhere in ("nowhere", "vqa#3"):
+        with pytest.raises(InputError, match=f"no sample '{nowhere}'"):
+            trace_main([nowhere, "--packs", str(manifest.path)])
 
 
 def test_a_step_is_traced_to_its_samples(make_recipe, tmp_path, capsys):

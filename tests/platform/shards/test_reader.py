@@ -28,9 +28,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_indexes_are_read_when_they_are_used_and_few_are_kept(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(reader, "HELD", 2)
-    shards = ShardReader(write(tmp_path / "s", 20))
+def test_indexes_are_read_when_they_are_used_and_few_are_kept(tmp_path, opened):
+    shards = ShardReader(write(tmp_path / "s", 20), held=2)
     assert len(shards) == 20 and shards.starts.tolist() == [0, 3, 6, 9, 12, 15, 18, 20] and opened == []
     assert [shards.read(k).text() for k in (0, 2, 19, 1)] == ["text 0", "text 2", "text 19", "text 1"]
     assert opened == ["00000.tar", "00006.tar"]
