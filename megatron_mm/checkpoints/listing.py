@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from megavlm.platform.config import Recipe, load_recipe
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder, find_run
 
 from ..config import Checkpoint, Stages
@@ -27,11 +27,11 @@ class Source(NamedTuple):
 def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
     """RUN (its folder or name), or RUN/checkpoints/STAGE/step-N. Without `stage`, a run means its last trained stage.
 
-    Raises InputError when there is no complete checkpoint, ConfigError for a stage the run does not have.
+    Raises InputError when there is no complete checkpoint, ConfigError for a stage the run does not have, or whose
+    checkpoint that is not.
     """
-    folder = Path(run_or_checkpoint)
-    if folder.name.startswith("step-"):
-        return _of_checkpoint(folder.resolve())
+    if names_checkpoint(run_or_checkpoint):
+        return _of_checkpoint(Path(run_or_checkpoint).resolve(), stage)
     run = find_run(run_or_checkpoint)
     recipe = load_recipe(str(run.path("config.yaml")))
     stages: Stages = recipe.section("stages")
@@ -42,11 +42,21 @@ def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
     return Source(run, recipe, stage, find_checkpoint(run, stage))
 
 
-def _of_checkpoint(folder: Path) -> Source:
+def names_checkpoint(text: str) -> bool:
+    """Whether that is RUN/checkpoints/STAGE/step-N, there or not, rather than a run."""
+    return Path(text).name.startswith("step-")
+
+
+def _of_checkpoint(folder: Path, wanted: str | None) -> Source:
     if not (folder / COMPLETE).exists():
         raise InputError(f"no complete checkpoint at {folder}", fix=f"give a folder that holds {COMPLETE}")
-    run = RunFolder.open(folder.parents[2])
-    return Source(run, load_recipe(str(run.path("config.yaml"))), folder.parent.name, folder)
+    above = (parent for parent in folder.parents if parent.name == "checkpoints")  # one set aside lies deeper
+    home = next(above, folder.parents[1])
+    run, stage = RunFolder.open(home.parent), folder.relative_to(home).parts[0]
+    if wanted not in {None, stage}:
+        what = f"that is a checkpoint of stage '{stage}', not of '{wanted}'"
+        raise ConfigError(what, where=str(folder), fix=f"leave out --stage, or give --stage {stage}")
+    return Source(run, load_recipe(str(run.path("config.yaml"))), stage, folder)
 
 
 def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.config import DataConfig, ModelConfig, Parallel
 from megavlm.megatron_mm.data.measure import template
 from megavlm.megatron_mm.data.samples import read_conversation
@@ -108,6 +109,7 @@ def main(lessons: str, held_out: str, work: str) -> None:
         if name == "dp2":
             teach(model, ShardReader(lessons), steps=60)
             checkpoint.mkdir(exist_ok=True)
+            as_result()
             dist_checkpointing.save(model.sharded_state_dict(), str(checkpoint))
         else:
             model.load_parts(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)))
