@@ -33,6 +33,7 @@ TABLES = {
     "Objectives": "megavlm.megatron_mm.objectives:OBJECTIVES",
     "Templates": "megavlm.megatron_mm.data.templates:TEMPLATES",
     "Conversions": "megavlm.data_curation.convert:CONVERSIONS",
+    "Trackers": "megavlm.megatron_mm.training.trackers:TRACKERS",
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from megavlm.platform.config import load_recipe
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from megavlm.platform.runs import RunFolder
 
 Lines = list[dict[str, Any]]
+
+MOST_ROWS = 50  # of a table of events
 
 INTRO = (
     "Every stage goes on from the weights of the one before it. The loss is the cross entropy per learnt token of a "
@@ -36,12 +39,16 @@ def add_sections(run: RunFolder, report: Report) -> None:
         return
     report.section("Training", INTRO)
     engine = _engine(run)
-    report.text(f"Engine: {engine['backend']} over {engine['collectives']}, {engine['world']} process(es).")
+    made = f", optimizer {engine['optimizer']}" if "optimizer" in engine else ""
+    report.text(f"Engine: {engine['backend']} over {engine['collectives']}, {engine['world']} process(es){made}.")
     report.line_chart("Loss", {name: _curve(lines, "loss") for name, lines in steps.items()}, "step", "loss")
     rows = [_stage_row(name, stages[name], recipe.section("model"), lines) for name, lines in steps.items()]
     report.table(rows, list(rows[0]), title="Stages")
     packs = [_pack_row(run, name) for name in steps]
     report.table(packs, list(packs[0]), title="Packs")
+    speed = {name: _curve(lines, "tflops_per_device") for name, lines in steps.items() if "mfu" in lines[-1]}
+    if speed:
+        report.line_chart("Model TFLOP/s per device", speed, "step")
     report.line_chart("Gradient norm", {name: _curve(lines, "grad_norm") for name, lines in steps.items()}, "step")
     _add_events(run, report)
 
@@ -71,9 +78,17 @@ def _stage_row(name: str, stage: Stage, model: ModelConfig, lines: Lines) -> dic
         "first loss": lines[0]["loss"],
         "last loss": lines[-1]["loss"],
         "tokens/s": round(sum(line["tokens"] for line in lines) / seconds),
+        "MFU": _median(lines, "mfu"),
+        "TFLOP/s per device": _median(lines, "tflops_per_device"),
+        "peak memory, GiB": max((line["memory"] for line in lines if line.get("memory") is not None), default=None),
         "seconds": round(seconds, 1),
         "waited for data": round(sum(line["waited"] for line in lines), 1),
     }
+
+
+def _median(lines: Lines, field: str) -> float | None:
+    values = [line[field] for line in lines if line.get(field) is not None]
+    return statistics.median(values) if values else None
 
 
 def _pack_row(run: RunFolder, name: str) -> dict[str, Any]:
@@ -93,6 +108,11 @@ def _add_events(run: RunFolder, report: Report) -> None:
     saves = [event["written"] for event in _events(run, "saved")]
     if saves:
         report.figures({"checkpoints": len(saves), "slowest checkpoint, seconds": max(saves)})
+    strange = [*_events(run, "spike"), *_events(run, "skipped_update")]
+    if strange:
+        rows = [event | {"samples": ", ".join(event["samples"][:4])} for event in strange[:MOST_ROWS]]
+        columns = ["stage", "step", "batch", "kind", "loss", "grad_norm", "packs", "samples"]
+        report.table(rows, columns, title="Loss spikes, and updates left out for a gradient that was not finite")
     bad = _events(run, "bad_sample")
     if bad:
         columns = ["set", "key", "reason", "detail", "row"]

@@ -39,6 +39,7 @@ class WandB(Config):
                 group=run.name,
                 config=run.config(),
                 resume="allow",
+                settings=wandb.Settings(console="off", save_code=False),  # the ranks have their own logs
             )
         )
 
