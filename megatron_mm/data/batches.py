@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from .filling import Alone, Filler, Windows, packed
+from .filling import WINDOW, Alone, Filler, Windows, packed
 from .items import Items
 from .rows import Rows
 
-AHEAD = 64  # batches that are shuffled together, where each holds one modality
+AHEAD = 16  # batches that are shuffled together, where each holds one modality
+PIECE = 64  # draws that are sorted by modality together
+ONE_KIND = 64  # rows filled together of one modality: with more, there would be none of the other for long
 
 
 def batches(
@@ -26,9 +28,10 @@ def batches(
     finite draws is left out.
     """
 
-    def make(stream: int = 0) -> Cutter:
+    def make() -> Cutter:
         if unit == "packs":
-            return OfPacks(size, Windows(capacity, [seed, 3, stream]) if pack else Alone())
+            window = ONE_KIND if grouped else WINDOW
+            return OfPacks(size, Windows(capacity, window) if pack else Alone())
         return (OfSamples if unit == "samples" else OfTokens)(size, capacity if pack else None)
 
     cutter = ByModality(make, seed) if grouped else make()
@@ -111,24 +114,29 @@ class ByModality(Cutter):
     """Global batches that hold either only samples with images or only samples without, longest row first.
 
     LLaVA's `group_by_modality_length` (llava_trainer.py of its published code) as a stream: there, batches are shuffled
-    over a whole pass, here AHEAD and more at a time. Of finite draws, what is left of both kinds makes
+    over a whole pass, here AHEAD at a time. Of finite draws, what is left of both kinds makes
     the last batches together, as there.
     """
 
-    def __init__(self, make: Callable[[int], Cutter], seed: int) -> None:
+    def __init__(self, make: Callable[[], Cutter], seed: int) -> None:
         self._make, self._rng = make, np.random.default_rng([seed, 4])
-        self._kinds = make(0), make(1)
+        self._kinds = make(), make()
         self._closed: list[Rows] = []
 
     def add(self, items: Items) -> Iterator[Rows]:
+        for first in range(0, len(items), PIECE):
+            self._sort(items[first : first + PIECE])
+            while len(self._closed) >= AHEAD:
+                yield from self._shuffled()
+
+    def _sort(self, items: Items) -> None:
         pictured = items.images.counts > 0
         for cutter, mask in zip(self._kinds, (pictured, ~pictured), strict=True):
-            self._closed += cutter.add(items.take(np.flatnonzero(mask)))
-        if len(self._closed) >= AHEAD:
-            yield from self._shuffled()
+            if mask.any():
+                self._closed += cutter.add(items.take(np.flatnonzero(mask)))
 
     def _shuffled(self) -> Iterator[Rows]:
-        closed, self._closed = self._closed, []
+        closed, self._closed = self._closed[:AHEAD], self._closed[AHEAD:]
         yield from (_longest_first(closed[k]) for k in np.argsort(self._rng.random(len(closed)), kind="stable"))
 
     def rest(self) -> Items:
@@ -136,7 +144,7 @@ class ByModality(Cutter):
 
     def finish(self) -> Iterator[Rows]:
         yield from self._shuffled()
-        mixed = self._make(2)
+        mixed = self._make()
         yield from map(_longest_first, [*mixed.add(self.rest()), *mixed.finish()])
 
 

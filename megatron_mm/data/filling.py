@@ -13,8 +13,7 @@ from .knapsack import best_fit
 from .rows import Rows
 
 WINDOW = 512  # packed sequences that are filled together
-HELD_BACK = 64  # of these, the emptiest, whose items try again
-PATIENCE = 8  # windows after which an item goes out as it is
+HELD_BACK = 16  # one row of so many tries again
 
 
 def packed(items: Items, capacity: int | None) -> Rows:
@@ -48,15 +47,16 @@ class Alone(Filler):
 
 
 class Windows(Filler):
-    """Rows filled from about WINDOW rows' worth of draws at a time.
+    """Rows filled from about `window` rows' worth of draws at a time.
 
-    The HELD_BACK emptiest ones of a window are taken apart, and their items go first into the next one, at most
-    PATIENCE times. Rows are shuffled, since those that hold a long item come first.
+    Best fit makes the rows that hold a long item first; they go out in the order of the draws, so that a global batch
+    is a draw from the mixture, and a set of few samples goes through its passes one after the other. Of the later half
+    of a window, the emptiest rows are taken apart, and their items go into the next one, as its first.
     """
 
-    def __init__(self, capacity: int, seed: list[int]) -> None:
-        self._capacity, self._rng = capacity, np.random.default_rng(seed)
-        self._waiting, self._age = Items.empty(), np.zeros(0, np.int8)
+    def __init__(self, capacity: int, window: int = WINDOW) -> None:
+        self._capacity, self._window = capacity, window
+        self._waiting = Items.empty()
 
     def rest(self) -> Items:
         return self._waiting
@@ -66,10 +66,9 @@ class Windows(Filler):
 
     def add(self, items: Items) -> Iterator[Rows]:
         while True:
-            missing = WINDOW * self._capacity - int(self._waiting.tokens.sum(dtype=np.int64))
+            missing = self._window * self._capacity - int(self._waiting.tokens.sum(dtype=np.int64))
             last = int(np.searchsorted(np.cumsum(items.tokens, dtype=np.int64), missing)) + 1
             self._waiting = Items.concat([self._waiting, items[:last]])
-            self._age = np.concatenate([self._age, np.zeros(min(last, len(items)), np.int8)])
             if last > len(items):
                 return
             items = items[last:]
@@ -77,17 +76,20 @@ class Windows(Filler):
 
     def _fill(self) -> Rows:
         groups = best_fit(self._waiting.tokens.tolist(), self._capacity)
-        flat = np.array(list(chain.from_iterable(groups)), np.int64)
-        rows = Rows(self._waiting.take(flat), np.cumsum(list(map(len, groups))))
+        drawn = np.array(list(chain.from_iterable(groups)), np.int64)
+        rows = Rows(self._waiting.take(drawn), np.cumsum(list(map(len, groups))))
+        order = _in_time(rows, drawn)
+        early, late = np.split(order, [len(order) // 2])
+        by_fill = np.argsort(rows.tokens[late], kind="stable")
         back = np.zeros(len(rows), bool)
-        back[_emptiest(rows, self._age[flat])] = True
-        given = np.flatnonzero(~back)
-        again = np.sort(flat[np.repeat(back, np.diff(rows.ends, prepend=0))])
-        self._waiting, self._age = self._waiting.take(again), self._age[again] + np.int8(1)
-        return rows.take(given[np.argsort(self._rng.random(len(given)), kind="stable")])
+        back[late[by_fill[: self._window // HELD_BACK]]] = True
+        again = np.sort(drawn[np.repeat(back, np.diff(rows.ends, prepend=0))])
+        self._waiting = self._waiting.take(again)
+        return rows.take(np.concatenate([early, late[~back[late]]]))
 
 
-def _emptiest(rows: Rows, age: np.ndarray) -> np.ndarray:
-    """Numbers of the HELD_BACK emptiest rows in which no item has waited too long, ascending."""
-    may_wait = np.flatnonzero(np.maximum.reduceat(age, rows.starts) < PATIENCE)
-    return np.sort(may_wait[np.argsort(rows.tokens[may_wait], kind="stable")[:HELD_BACK]])
+def _in_time(rows: Rows, drawn: np.ndarray) -> np.ndarray:
+    """The rows by when their longest item was drawn: short ones go where there is room, early ones to the longest."""
+    longest = np.repeat(np.maximum.reduceat(rows.items.tokens, rows.starts), np.diff(rows.ends, prepend=0))
+    when = np.where(rows.items.tokens == longest, drawn, len(drawn))
+    return np.argsort(np.minimum.reduceat(when, rows.starts), kind="stable")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from megavlm.megatron_mm.data.batches import batches
 from megavlm.megatron_mm.data.columns import SizesInMemory
 from megavlm.megatron_mm.data.draw import Source, draw
-from megavlm.megatron_mm.data.filling import PATIENCE, WINDOW
+from megavlm.megatron_mm.data.filling import WINDOW
 from megavlm.megatron_mm.data.items import Items, Ragged
 from megavlm.megatron_mm.data.knapsack import best_fit
 from megavlm.megatron_mm.data.rows import Rows
@@ -172,12 +172,22 @@ def test_a_longer_plan_starts_with_the_shorter_one(lengths: list[int], unit: str
     assert plan(7)[:3] == plan(3)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("unit", ["packs", "samples"])
+def test_a_small_set_goes_through_its_passes_one_after_the_other(unit: str, grouped: bool) -> None:
+    """30 short samples, 600 and more in a window: what a short plan sees is not some of them many times."""
+    made = batches(draw([Source(0, "a", sizes([4] * 30), 1.0)], 100, 16, 0), 100, unit, 2, 0, grouped=grouped)
+    rows = Rows.concat(list(itertools.islice(made, 48)))
+    seen = Counter(rows.items.index.tolist())
+    assert len(seen) == 30 and max(seen.values()) - min(seen.values()) <= (4 if grouped else 2)
+
+
 def test_no_item_waits_for_ever() -> None:
     """Of two kinds that never fit each other well, the one that fills a row worse still goes out."""
     lengths = [14, 11, 11, 11] * 5000
     made = list(itertools.islice(batches([items(lengths)], CAPACITY, "packs", 16, 0), 900))
     waited = [k for batch in made for row in numbers(batch) for k in row]
     assert Counter(lengths[k] for k in waited)[14] > 0.2 * len(waited)
-    patience = (PATIENCE + 2) * WINDOW * CAPACITY / np.mean(lengths)
+    patience = 2 * WINDOW * CAPACITY / np.mean(lengths)
     assert max(place - k for place, k in enumerate(waited)) < patience < max(waited)
     assert set(range(max(waited) - int(patience))) <= set(waited)
