@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,54 @@ def test_nothing_is_taken_away_before_the_new_one_is_on_disk(
     written_here = {path for path in folder.rglob("*") if path.suffix != ".distcp" and path.name != COMPLETE}
     assert {str(path) for path in [*written_here, folder, folder.parent, run.path("metrics.jsonl")]} <= set(flushed)
     assert flushed[-1] == str(folder)  # after the marker was renamed
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(trained, run: RunFolder) -> None:
+    """What is on disk in the end is what was there when it began, whatever the steps meanwhile changed."""
+    model, optimizer, step = trained()
+    saver = checkpoint.Saver(run, "s", Checkpoint(keep_last=3))
+    assert saver.start(2, model, optimizer) is None
+    expected = [step(2), step(3)]
+    assert saver.start(4, model, optimizer).step == 2  # never two at once
+    assert (checkpoint_path(run, "s", 2) / COMPLETE).exists() and latest(run, "s") == checkpoint_path(run, "s", 2)
+    expected.append(step(4))
+    last = saver.finish(wait=True)
+    assert last.step == 4 and last.folder == latest(run, "s") and 0 < last.stood <= last.seconds
+    assert saver.finish(wait=True) is None is saver.finish(wait=False)
+    for number in (2, 4):
+        model, optimizer, step = trained(steps=0, seed=9)
+        assert checkpoint.load(checkpoint_path(run, "s", number), model, optimizer) == number
+        assert [step(k) for k in range(number, 5)] == expected[number - 2 :]
+
+
+def test_no_room_for_the_tensors_is_said_at_the_next_step(trained, run: RunFolder) -> None:
+    model, optimizer, step = trained()
+    saver = checkpoint.Saver(run, "s", Checkpoint())
+    first = saver.save(2, model, optimizer).folder
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        saver.start(3, model, optimizer)
+        step(3)
+        with pytest.raises(MegaVLMError, match="after step 3 could not be written: File too large"):
+            while saver.finish(wait=False) is None:
+                time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*run.path("checkpoints", "s").iterdir()] == [first] == [latest(run, "s")]
+    assert saver.save(4, model, optimizer).folder == latest(run, "s")  # with room again
+
+
+def test_a_writer_that_is_killed_is_said_and_not_waited_for(trained, run: RunFolder) -> None:
+    model, optimizer, _ = trained()
+    saver = checkpoint.Saver(run, "s", Checkpoint())
+    first = saver.save(2, model, optimizer).folder
+    saver.start(3, model, optimizer)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(MegaVLMError, match="after step 3 could not be written: .*was killed"):
+        saver.finish(wait=True)
+    assert [*run.path("checkpoints", "s").iterdir()] == [first] == [latest(run, "s")]
 
 
 class Payload:
