@@ -14,6 +14,8 @@ from megavlm.megatron_mm.data.format import building
 from megavlm.megatron_mm.data.manifest import Manifest, substitute
 from megavlm.megatron_mm.data.stats import stats
 from megavlm.megatron_mm.data.verb import inspect_main, pack_main, stats_main, trace_main
+from megavlm.megatron_mm.training.plan import make_plan
+from megavlm.megatron_mm.training.verb import readable
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder
@@ -300,3 +302,20 @@ def test_what_a_mixture_may_not_be(change, said):
     whole = {"weights": {"text": 1}, "sequence_length": 8, "packs_per_batch": 1}
     with pytest.raises(ConfigError, match=said):
         Mixture.parse(whole | change, where="mixture")
+
+
+@pytest.mark.parametrize(
+    ("batch", "known"),
+    [
+        ("packs_per_batch: 4", (4, 6 * 4 * 96, 4)),
+        ("batch: {unit: samples, size: 8}", (None, None, None)),
+        ("batch: {unit: samples, size: 8}, pack: false", (8, 6 * 8 * 96, 8)),
+    ],
+)
+def test_a_plan_says_what_is_known_before_packing(make_recipe, batch, known):
+    recipe = make_recipe()
+    recipe.write_text(recipe.read_text().replace("packs_per_batch: 4", batch))
+    plan = make_plan(load_recipe(str(recipe)), nproc=1)
+    [stage] = plan.stages
+    assert (stage.packs_per_batch, stage.tokens, stage.micro_batches) == known
+    assert ("batches of 8 samples" in readable(plan, Path("run"))) == (known[0] is None)
