@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from .format import REJECTED
 from .manifest import Manifest
 
-BARS = 12  # of the histogram of samples' lengths
+SHORTEST = 16  # tokens up to which the first bar of the histogram of samples' lengths goes; each next twice as far
 ADDED = ("samples", "tokens", "tokens_learnt", "images", "tiles", "packs_without_image", "samples_without_substitute")
 
 
@@ -25,9 +25,9 @@ class _Sums:
         self.totals: Counter[str] = Counter()
         self.by_set = np.zeros(sets, np.int64)
         self.passes = np.zeros(sets, np.int64)
-        self.lengths = np.zeros(BARS, np.int64)
-        self._edges = np.linspace(0, capacity, BARS + 1)
-        self._edges[-1] += 1
+        doubled = [SHORTEST << k for k in range((capacity // SHORTEST).bit_length())]
+        self.edges = [*(edge for edge in doubled if edge < capacity), capacity]  # where bars end, in tokens
+        self.lengths = np.zeros(len(self.edges), np.int64)
 
     def add(self, block: pa.RecordBatch) -> None:
         flat = {name: column.flatten() for name, column in zip(block.schema.names, block.columns, strict=True)}
@@ -47,12 +47,7 @@ class _Sums:
         )
         self.by_set += np.bincount(numbers, minlength=len(self.by_set))
         np.maximum.at(self.passes, numbers, epochs + 1)
-        self.lengths += np.histogram(tokens, self._edges)[0]
-
-    @property
-    def edges(self) -> list[int]:
-        """Where the bars of the histogram end, in tokens."""
-        return [int(edge) for edge in self._edges[1:]]
+        self.lengths += np.bincount(np.searchsorted(self.edges, tokens), minlength=len(self.edges))
 
 
 def stats(manifest: Manifest) -> dict[str, Any]:
