@@ -11,7 +11,7 @@ SLURM_TESTS = $(if $(filter tests,$(TESTS)),tests/slurm,$(TESTS))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: venv demo test lint campaign lock system clean
+.PHONY: venv demo test lint campaign gpu-bundle lock system clean
 
 venv: $(VENV)/.ready
 
@@ -48,6 +48,11 @@ lint: venv
 campaign: venv
 	@test -n "$(NAME)" || { echo "usage: make campaign NAME=...; there are:"; ls benchmarks/campaigns/*.py 2>/dev/null; exit 2; }
 	$(BIN)/python benchmarks/campaigns/$(NAME).py
+
+# One archive of what a GPU machine without a network lacks, checked to import (benchmarks/gpu/README.md). The first time
+# takes about fifteen minutes and 6 GB under build/.
+gpu-bundle:
+	@$(PYTHON) benchmarks/gpu/bundle/build.py
 
 # The exact versions that `make venv` installs, from the environment as it is.
 lock: venv

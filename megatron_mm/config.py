@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, RootModel, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RootModel,
+    field_validator,
+    model_validator,
+)
 
 from megavlm.platform.config import Config, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from .connectors import CONNECTORS
+from .data.templates import TEMPLATES
 from .decoders import DECODERS
 from .encoders import ENCODERS
 from .injection import INJECTIONS
 from .objectives import OBJECTIVES
+from .training.trackers import TRACKERS
 
 AXES = ("encoder", "connector", "injection", "decoder")
+Axis = Literal["encoder", "connector", "injection", "decoder"]
 
 
 class Tiling(Config):
@@ -85,17 +97,90 @@ class DataConfig(Config):
     """What is shared by every stage's data: the tokenizer, the chat template, and named data sets."""
 
     tokenizer: str  # "mini" (shipped), or a folder that holds tokenizer.json
-    template: Literal["chatml"] = "chatml"
-    system: str = ""  # system prompt of the chat template; empty for none
+    template: point(TEMPLATES) = "chatml"  # type: ignore[valid-type]  # {name: chatml, system: "..."}
     sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
 
 
-class Mixture(Config):
-    """How often a stage draws from each named set. Weights are relative sample counts."""
+class Share(Config):
+    """What a stage draws from one set."""
 
-    weights: dict[str, float]
+    weight: NonNegativeFloat | None = None  # relative number of samples; 0: nothing. Without any, the sizes decide
+    epochs: PositiveFloat | None = None  # so many passes over the set, to the sample, and then no more of it
+    cap: PositiveInt | None = None  # at most so many draws
+
+
+class GlobalBatch(Config):
+    """What one step learns from.
+
+    packs: so many packed sequences. samples: exactly so many samples, in as many packs as they need. tokens: it closes
+    with the sample that reaches so many.
+    """
+
+    unit: Literal["packs", "samples", "tokens"] = "packs"
+    size: PositiveInt
+
+
+class Mixture(Config):
+    """What a stage draws from which named sets, in which order, and how that is packed.
+
+    `order`: shuffled, or global batches of one modality each, their longest first (LLaVA's group_by_modality_length).
+    """
+
+    sets: dict[str, Share] = {}
+    weights: dict[str, NonNegativeFloat] = {}  # in place of `sets`, where weights are all there is to say
+    temperature: PositiveFloat = 1.0  # without weights, a set of n samples weighs n^(1/temperature)
     sequence_length: PositiveInt  # tokens of one packed sequence
-    packs_per_batch: PositiveInt  # the global batch, counted in packs
+    batch: GlobalBatch | None = None
+    packs_per_batch: PositiveInt | None = None  # in place of `batch`, where the unit is packs
+    order: Literal["shuffled", "group_by_modality_length"] = "shuffled"
+    pack: bool = True  # false: one conversation in each packed sequence
+    shuffle_window: PositiveInt = 16  # shards of a set whose samples are shuffled together, and read side by side
+
+    @property
+    def shares(self) -> dict[str, Share]:
+        """The sets that something is drawn from."""
+        given = self.sets or {name: Share(weight=weight) for name, weight in self.weights.items()}
+        return {name: share for name, share in given.items() if share.weight != 0}
+
+    @property
+    def global_batch(self) -> GlobalBatch:
+        """The size of a global batch, however it was given."""
+        return self.batch or GlobalBatch(size=self.packs_per_batch or 1)
+
+    @property
+    def rows_per_batch(self) -> int | None:
+        """Packed sequences in each global batch; None where that differs from batch to batch."""
+        of = self.global_batch
+        return of.size if of.unit == "packs" or (of.unit == "samples" and not self.pack) else None
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Mixture:
+        if (self.batch is None) == (self.packs_per_batch is None):
+            raise ConfigError(
+                "the global batch's size is said " + ("twice" if self.batch else "nowhere"),
+                where="mixture.batch",
+                fix="set either mixture.packs_per_batch=N or mixture.batch={unit: samples, size: N}",
+            )
+        if bool(self.sets) == bool(self.weights):
+            raise ConfigError(
+                "the mixture names its sets " + ("twice" if self.sets else "nowhere"),
+                where="mixture.sets",
+                fix="set either mixture.weights={NAME: 1} or mixture.sets={NAME: {weight: 1}}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Mixture:
+        weighed = {name for name, share in self.shares.items() if share.weight is not None}
+        if not self.shares:
+            raise ConfigError("every set has the weight 0", where="mixture.sets", fix="give one of them a weight")
+        if weighed and weighed != set(self.shares):
+            raise ConfigError(
+                f"weights are relative to each other, and of these sets only {', '.join(sorted(weighed))} has one",
+                where="mixture.sets",
+                fix="give each set a weight, or none",
+            )
+        return self
 
 
 class Parallel(Config):
@@ -104,6 +189,9 @@ class Parallel(Config):
     tp: PositiveInt = 1
     pp: PositiveInt = 1
     cp: PositiveInt = 1
+    vp: PositiveInt = 1  # parts of the decoder that each pipeline stage holds, interleaved
+    first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
+    last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
     sequence_parallel: bool = False
     distributed_optimizer: bool = False
 
@@ -120,11 +208,24 @@ class Parallel(Config):
                 where="parallel.sequence_parallel",
                 fix="set parallel.tp >= 2 or parallel.sequence_parallel=false",
             )
-        if self.cp > 1:
+        if self.vp > 1 and self.pp == 1:
             raise ConfigError(
-                f"cp {self.cp}: context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1"
+                f"vp {self.vp} interleaves pipeline stages, and pp is 1", where="parallel.vp", fix="set parallel.vp=1"
+            )
+        if self.pp == 1 and (self.first_stage_layers or self.last_stage_layers):
+            raise ConfigError(
+                "there is one pipeline stage, which holds all layers",
+                where="parallel.first_stage_layers" if self.first_stage_layers else "parallel.last_stage_layers",
+                fix="leave it out, or set parallel.pp",
             )
         return self
+
+
+class Group(Config):
+    """What differs for the parameters of one axis."""
+
+    lr: float | None = None  # at its highest; min_lr keeps its share of it
+    weight_decay: float | None = None
 
 
 class Optimizer(Config):
@@ -132,12 +233,61 @@ class Optimizer(Config):
 
     lr: float
     min_lr: float = 0.0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 0
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    decay_steps: NonNegativeInt = 0  # wsd: the last so many steps go down to min_lr, all before stay at lr
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0  # global gradient norm
+    groups: dict[Axis, Group] = {}  # axis -> what differs for it
+
+    @model_validator(mode="after")
+    def _decays(self) -> Optimizer:
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise ConfigError(
+                f"schedule {self.schedule} with decay_steps {self.decay_steps}",
+                where="optimizer.decay_steps",
+                fix="schedule: wsd needs decay_steps of 1 and more, the others none",
+            )
+        return self
+
+    def of(self, axis: str | None) -> tuple[float, float, float]:
+        """(lr, min_lr, weight_decay) of an axis' parameters."""
+        own = self.groups.get(axis, Group()) if axis else Group()  # type: ignore[call-overload]
+        lr = self.lr if own.lr is None else own.lr
+        decay = self.weight_decay if own.weight_decay is None else own.weight_decay
+        return lr, self.min_lr * (lr / self.lr if self.lr else 1.0), decay
+
+
+class Loss(Config):
+    """How the losses of a global batch's tokens become one number.
+
+    global_token: every target counts alike, wherever it stands. per_microbatch: every packed sequence counts alike, as
+    where each rank takes the mean of its micro-batch (with `pack: false`, every sample). sqrt_length: an answer of n
+    tokens counts sqrt(n) (--use-loss-scaling of Megatron-LM's multimodal example, InternVL 2.5's square averaging).
+    """
+
+    normalisation: Literal["global_token", "per_microbatch", "sqrt_length"] = "global_token"
+
+
+class Checkpoint(Config):
+    """When a stage's state is written, and which checkpoints stay. One is also written at its end, and on request."""
+
+    every: PositiveInt = 1000  # steps
+    keep_last: PositiveInt = 1  # the newest so many stay
+    keep_every: PositiveInt | None = None  # and, for good, those after each so many steps
+    asynchronous: bool | None = None  # written while training goes on; null: where there are GPUs
+
+    @model_validator(mode="after")
+    def _written(self) -> Checkpoint:
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ConfigError(
+                f"keep_every {self.keep_every} is no multiple of every {self.every}: most of those are never written",
+                where="checkpoint.keep_every",
+                fix=f"set checkpoint.keep_every={max(self.keep_every // self.every, 1) * self.every}",
+            )
+        return self
 
 
 class Gate(Config):
@@ -153,17 +303,27 @@ class Stage(Config):
     """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
 
     after: list[str] = []  # stages whose weights this one starts from: the last listed wins where both hold a tensor
-    train: list[Literal["encoder", "connector", "injection", "decoder"]]  # all else is frozen
+    train: list[Axis]  # all else is frozen
     mixture: Mixture
     steps: PositiveInt
     optimizer: Optimizer
+    loss: Loss = Loss()
     parallel: Parallel = Parallel()
-    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
-    save_every: PositiveInt = 1000  # steps between checkpoints; the last step always saves
+    # fp8: the linear layers of encoder and decoder, scaled from earlier steps, by tensor, or by blocks of 128
+    precision: Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"] = "bf16"
+    recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
+    checkpoint: Checkpoint = Checkpoint()
+    on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
     blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged
     gate: Gate | None = None
     optional: bool = False  # runs only when --stage names it: controls and ablations
+
+
+class Run(Config):
+    """What a run does beside training, and may do otherwise whenever it goes on."""
+
+    trackers: points(TRACKERS) = []  # type: ignore[valid-type]  # where figures go besides metrics.jsonl
 
 
 class Stages(RootModel[dict[str, Stage]]):

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from .config import Parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import torch
     from torch import Tensor
+
+    from .data.amounts import Amounts
+    from .data.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class BuildContext:
     post_process: bool = True  # this rank holds the output layer
     vp_stage: int | None = None
     recompute: Literal["none", "selective", "full"] = "none"  # activation recomputation in the transformer blocks
-    fp8: bool = False
+    fp8: str | None = None  # Transformer Engine's recipe, by megatron-core's name
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,51 @@ class PackedBatch:
     cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
     tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
     visual_index: Tensor  # int64 [n * tokens_per_tile]: positions in the sequence, tile after tile
+    visual: Tensor | None = None  # [n * tokens_per_tile, width]: what was made of the tiles elsewhere, in place of them
+
+    @property
+    def length(self) -> int:
+        """Positions of the sequence, padding included."""
+        return self.tokens.shape[1]
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same pack on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in tensors.items()}
+        moved: dict[str, Any] = {name: None if t is None else t.to(device) for name, t in tensors.items()}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One process' part of a global batch: its replica's packs, and the tiles that it decoded for everyone.
+
+    The packs hold no tiles: `shares` says where each tile's tokens go. `problems` are samples that turned out
+    unreadable here, as (row of the manifest, place in the pack): who else holds them has to be told.
+    """
+
+    packs: list[PackedBatch]
+    rows: list[int | None]  # of the manifest, None for a pack that only fills up
+    tiles: Tensor  # uint8 [n, 3, H, W]
+    shares: Shares
+    problems: tuple[tuple[int, int], ...] = ()
+    amounts: Amounts | None = None  # of the whole global batch; None where it comes from no manifest
+
+    def without(self, problems: Collection[tuple[int, int]]) -> StepBatch:
+        """The same batch, from which nothing is learnt of these samples."""
+        return replace(
+            self,
+            packs=[_without(pack, _places(problems, row)) for pack, row in zip(self.packs, self.rows, strict=True)],
+        )
+
+
+def _places(problems: Collection[tuple[int, int]], row: int | None) -> list[int]:
+    return [place for where, place in problems if where == row]
+
+
+def _without(pack: PackedBatch, places: list[int]) -> PackedBatch:
+    if not places:
+        return pack
+    weights, ends = pack.loss_weights.clone(), pack.cu_seqlens.tolist()
+    for place in places:
+        weights[:, ends[place] : ends[place + 1]] = 0
+    return replace(pack, loss_weights=weights)

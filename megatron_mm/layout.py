@@ -16,9 +16,27 @@ def require_divisible(value: int, key: str, by: int, by_key: str) -> None:
         divisors = [str(n) for n in range(1, min(value, 64) + 1) if value % n == 0]
         raise ConfigError(
             f"{key} {value} does not divide by {by_key} {by}",
-            where=by_key,
+            where=by_key if "." in by_key else key,
             fix=f"set {by_key} to one of {', '.join(divisors)}, or change {key}",
         )
+
+
+def require_stages(layers: int, parallel: Parallel) -> None:
+    """Raise ConfigError unless the decoder's layers spread over the (virtual) pipeline stages as `parallel` says."""
+    named = {"first_stage_layers": parallel.first_stage_layers, "last_stage_layers": parallel.last_stage_layers}
+    fixed = {key: count for key, count in named.items() if count is not None}
+    rest, between = layers - sum(fixed.values()), parallel.pp - len(fixed)
+    if rest < between or (rest and not between):
+        raise ConfigError(
+            f"decoder.layers {layers}: {rest} are left for {between} other pipeline stages",
+            where=f"parallel.{next(iter(fixed), 'pp')}",
+            fix="change first_stage_layers, last_stage_layers or parallel.pp",
+        )
+    if between:
+        what = "decoder.layers" if not fixed else f"decoder.layers less {' and '.join(fixed)}"
+        require_divisible(rest, what, between, "parallel.pp" if not fixed else "the other pipeline stages")
+    for key, count in [*fixed.items(), ("layers of a pipeline stage", rest // between if between else 0)]:
+        require_divisible(count, key, parallel.vp, "parallel.vp")
 
 
 def check_layout(model: ModelConfig, parallel: Parallel) -> None:

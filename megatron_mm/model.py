@@ -3,12 +3,14 @@
     tiles -> ENCODER -> feature maps -> CONNECTOR -> visual tokens -> INJECTION -> DECODER -> loss
                                                      text embeddings ----^
 
-Encoder and connector live on the first pipeline stage. Written for one device; how it is split is in the layers.
+Encoder and connector (the tower) stand on every process, the decoder is cut into pipeline stages. Written for one
+device; how it is split is in the layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,15 +18,18 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
-from torch import Tensor
+from torch import Tensor, nn
 
+from .backend.context import own_positions
+from .backend.distributed import at_stage
 from .backend.guards import require_schedule
 from .config import AXES, ModelConfig
 from .contracts import BuildContext, PackedBatch
+from .tower import VisionTower
 
 
-class VisionLanguageModel(MegatronModule):
-    """One point in the space of the axes, or one pipeline stage of it."""
+class LanguageStage(MegatronModule):
+    """Injection and decoder, or the part of them that one (virtual) pipeline stage holds."""
 
     model_type = ModelType.encoder_or_decoder
 
@@ -32,30 +37,29 @@ class VisionLanguageModel(MegatronModule):
         decoder = model.decoder.build(ctx)
         super().__init__(config=decoder.config)
         require_schedule(self.config)
-        self.spec, self.vp_stage = model, ctx.vp_stage
+        self.vp_stage = ctx.vp_stage
         self.pre_process, self.post_process = ctx.pre_process, ctx.post_process
         self.share_embeddings_and_output_weights = decoder.share_embeddings_and_output_weights
         if ctx.pre_process:
-            width = model.decoder.hidden
-            self.encoder = model.encoder.build(ctx)
-            self.connector = model.connector.build(ctx, model.encoder.channels, width)
-            self.injection = model.injection.build(ctx, width)
+            self.injection = model.injection.build(ctx, model.decoder.hidden)
         self.decoder = decoder
 
     def forward(self, batch: PackedBatch, *, gather_logits: bool = False, inference_context: Any = None) -> Tensor:
-        """Cross entropies float32 [1, s] on the last stage where the pack has labels, otherwise logits [1, s, vocab].
+        """Cross entropies float32 [1, s / cp] on the last stage where the pack has labels, otherwise logits.
 
-        Logits are this rank's share of the vocabulary unless `gather_logits`, which asks for them whole, labels or
-        not. Earlier stages return hidden states. With megatron-core's `inference_context` the pack is one sample
-        whose earlier tokens may lie in the KV cache.
+        Tiles have to have become `batch.visual` before. Logits [1, s / cp, vocab] are this rank's share of the
+        vocabulary unless `gather_logits`, which asks for them whole, labels or not. Earlier stages return hidden
+        states. With megatron-core's `inference_context` the pack is one sample whose earlier tokens may lie in the KV
+        cache.
         """
-        hidden, extra = self._decoder_input(batch) if self.pre_process else (None, {})
+        mine = own_part(batch) if self.config.context_parallel_size > 1 else batch
+        hidden, extra = self._decoder_input(mine) if self.pre_process else (None, {})
         return self.decoder(
-            input_ids=batch.tokens,
+            input_ids=mine.tokens,
             position_ids=batch.position_ids,
             attention_mask=None,
             decoder_input=hidden,
-            labels=_targets(batch) if self.post_process and not gather_logits else None,
+            labels=_targets(mine) if self.post_process and not gather_logits else None,
             packed_seq_params=_segments(batch) if inference_context is None else None,
             extra_block_kwargs=extra,
             inference_context=inference_context,
@@ -66,32 +70,11 @@ class VisionLanguageModel(MegatronModule):
         """[s, 1, h] (this rank's part of s under sequence parallelism), and what the injection tells the block."""
         hidden = self.decoder.embedding(input_ids=batch.tokens, position_ids=batch.position_ids)
         extra: dict[str, Any] = {}
-        if len(batch.tiles):
-            hidden, extra = self.injection(hidden, self._look(batch.tiles), batch)
-        elif torch.is_grad_enabled():
-            hidden = _TouchParameters.apply(hidden, *self._visual_parameters())
+        if batch.visual is not None and len(batch.visual):
+            hidden, extra = self.injection(hidden, batch.visual, batch)
         if self.config.sequence_parallel:
             hidden = scatter_to_sequence_parallel_region(hidden)
         return hidden, extra
-
-    def _look(self, tiles: Tensor) -> Any:
-        """Tiles [n, 3, H, W] -> VisualTokens; a frozen encoder keeps nothing for a backward that won't come."""
-        needs_grad = tiles.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
-            features = self.encoder(tiles)
-        return self.connector(features)
-
-    def _visual_parameters(self) -> list[Tensor]:
-        modules = (self.encoder, self.connector, self.injection)
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-    def freeze(self, train: Iterable[str]) -> None:
-        """Train the axes named in `train` (of encoder, connector, injection, decoder) and freeze the others."""
-        wanted = set(train)
-        for axis in AXES:
-            module = getattr(self, axis, None)
-            if module is not None:
-                module.requires_grad_(axis in wanted)
 
     def set_input_tensor(self, input_tensor: list[Tensor] | Tensor | None) -> None:
         """The hidden states of the stage before, set by megatron-core's schedule."""
@@ -102,9 +85,83 @@ class VisionLanguageModel(MegatronModule):
         return self.decoder.shared_embedding_or_output_weight()
 
 
+class VisionLanguageModel(nn.Module):
+    """One point in the space of the axes: the tower, and this process' stages of the decoder."""
+
+    def __init__(self, model: ModelConfig, contexts: list[BuildContext]) -> None:
+        super().__init__()
+        self.spec = model
+        self.tower = VisionTower(model, contexts[0])
+        self.stages = nn.ModuleList(LanguageStage(model, ctx) for ctx in contexts)
+
+    @property
+    def config(self) -> Any:
+        """megatron-core's TransformerConfig of the decoder."""
+        return self.stages[0].config
+
+    def see(self, batch: PackedBatch) -> PackedBatch:
+        """The pack with its tiles turned into visual tokens."""
+        if not len(batch.tiles):
+            return batch
+        return replace(batch, visual=self.tower(batch.tiles).values, tiles=batch.tiles[:0])
+
+    def forward(self, batch: PackedBatch, **options: Any) -> Tensor:
+        """The whole way through one pipeline stage, which is all there is without pipeline parallelism."""
+        (stage,) = self.stages
+        return stage(self.see(batch) if stage.pre_process else batch, **options)
+
+    def axis(self, name: str) -> list[nn.Module]:
+        """What this process holds of an axis."""
+        if name in ("encoder", "connector"):
+            return [getattr(self.tower, name)]
+        return [getattr(stage, name) for stage in self.stages if hasattr(stage, name)]
+
+    def freeze(self, train: Iterable[str]) -> None:
+        """Train the axes named in `train` (of encoder, connector, injection, decoder) and freeze the others."""
+        wanted = set(train)
+        for name in AXES:
+            for module in self.axis(name):
+                module.requires_grad_(name in wanted)
+
+    def sharded_state_dict(self) -> dict[str, Any]:
+        """Every weight by its global name, which no layout changes; stages apart, since they number layers alike."""
+        return {part: module.sharded_state_dict() for part, module in self._parts()}
+
+    def load_parts(self, state: dict[str, Any]) -> list[str]:
+        """Take what `sharded_state_dict` named; returns the names of weights that are missing."""
+        missing = []
+        for part, module in self._parts():
+            missing += module.load_state_dict(state[part], strict=False).missing_keys
+        return [name for name in missing if "_extra_state" not in name]
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield "tower", self.tower
+        yield from ((f"stage-{number}", stage) for number, stage in enumerate(self.stages))
+
+
 def build_model(model: ModelConfig, ctx: BuildContext) -> VisionLanguageModel:
-    """The stage of `model` that `ctx` names, weights allocated on the default device and not drawn."""
-    return VisionLanguageModel(model, ctx)
+    """This process' part of `model`, weights allocated on the default device and not drawn.
+
+    `ctx` is that of its first stage; an interleaved pipeline's others are asked of the process groups.
+    """
+    return VisionLanguageModel(model, [ctx, *(at_stage(ctx, k) for k in range(1, ctx.parallel.vp))])
+
+
+def own_part(batch: PackedBatch) -> PackedBatch:
+    """What this rank holds of a pack under context parallelism; segments and positions stay the whole pack's."""
+    own = own_positions(batch.tokens.shape[1]).to(batch.tokens.device)
+    where = torch.full((batch.tokens.shape[1],), -1, device=own.device)
+    where[own] = torch.arange(len(own), device=own.device)
+    here = where[batch.visual_index]
+    return replace(
+        batch,
+        tokens=batch.tokens[:, own],
+        labels=None if batch.labels is None else batch.labels[:, own],
+        loss_weights=batch.loss_weights[:, own],
+        position_ids=batch.position_ids[:, own],
+        visual_index=here[here >= 0],
+        visual=None if batch.visual is None else batch.visual[here >= 0],
+    )
 
 
 def _targets(batch: PackedBatch) -> Tensor | None:
@@ -113,28 +170,15 @@ def _targets(batch: PackedBatch) -> Tensor | None:
 
 
 def _segments(batch: PackedBatch) -> PackedSeqParams:
+    """Where the samples lie. The padded ends are for megatron-core's rotary embedding alone: one run of positions."""
     longest = int(batch.cu_seqlens.diff().max())
+    whole = torch.tensor([0, batch.position_ids.shape[1]], dtype=torch.int32)
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,
         cu_seqlens_kv=batch.cu_seqlens,
+        cu_seqlens_q_padded=whole,
+        cu_seqlens_kv_padded=whole,
         max_seqlen_q=longest,
         max_seqlen_kv=longest,
     )
-
-
-class _TouchParameters(torch.autograd.Function):
-    """Identity on `hidden` whose backward hands every parameter a gradient of exact zeros.
-
-    A text-only pack runs no encoder; with this its ranks still report every gradient, so no reduction waits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return hidden.view_as(hidden)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        zeros = (p.new_zeros(()).expand_as(p) for p in ctx.saved_tensors)  # written out one parameter at a time
-        return (grad, *zeros)

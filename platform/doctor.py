@@ -145,6 +145,8 @@ PIECES = (
         "submit, requeue and multi-node runs",
         "apt-get install slurm-wlm",
     ),
+    Piece("tensorboard", package("tensorboard"), "the tracker `tensorboard`", "pip install tensorboard"),
+    Piece("wandb", package("wandb"), "the tracker `wandb`", "pip install wandb"),
     Piece("submitit", package("submitit"), "curation's Slurm arrays", "pip install -e '.[slurm]'"),
     Piece("lm-eval", package("lm-eval"), "published text benchmarks", "pip install -e '.[eval]'"),
     Piece("lmms-eval", package("lmms-eval"), "published vision-language benchmarks", "pip install -e '.[eval]'"),

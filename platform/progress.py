@@ -53,6 +53,10 @@ class Progress(Generic[T]):
         """`count` more units are done."""
         self._display.advance(count)
 
+    def tell(self, line: str, *, warn: bool = False) -> None:
+        """Show a line: above the bar on a terminal, among the heartbeats in a log."""
+        self._display.tell(line, warn)
+
 
 class Display:
     """The quiet display, and what the others have in common."""
@@ -62,6 +66,9 @@ class Display:
 
     def advance(self, count: int) -> None:
         """`count` more units are done."""
+
+    def tell(self, line: str, warn: bool) -> None:
+        """Show a line; one that warns may look different."""
 
     def stop(self) -> None:
         """There will be no more, whether all were done or not."""
@@ -93,6 +100,10 @@ class Heartbeat(Display):
         if now - self._told >= self._every:
             self._told = now
             self._say(now)
+
+    def tell(self, line: str, warn: bool) -> None:
+        self._told = self._clock()  # it is a sign of life
+        print(f"{self._label}: {line}", file=self._stream, flush=True)
 
     def stop(self) -> None:
         self._say(self._clock(), last=True)
@@ -129,6 +140,10 @@ class Bar(Display):
 
     def advance(self, count: int) -> None:
         self._bar.advance(self._task, count)
+
+    def tell(self, line: str, warn: bool) -> None:
+        style = "yellow" if warn else None
+        self._bar.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         self._bar.stop()

@@ -46,7 +46,7 @@ VERBS: dict[str, Verb] = {
     "curate pilot": Verb(
         "data", "a few thousand rows, with measured rates and a forecast", "megavlm.data_curation.pilot.verb:main"
     ),
-    "data convert": Verb("data", "other formats to shards", None),
+    "data convert": Verb("data", "other formats to shards", "megavlm.data_curation.convert.verb:main"),
     "data sources": Verb("data", "every data set a recipe wants and its state here", None),
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
     "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),
@@ -59,7 +59,9 @@ VERBS: dict[str, Verb] = {
         "take samples down: out of an export, and of later runs",
         "megavlm.data_curation.removal.verb:remove_main",
     ),
-    "data trace": Verb("data", "a sample to its packs and steps, or a step to its samples", None),
+    "data trace": Verb(
+        "data", "a sample to its packs and steps, or a step to its samples", "megavlm.megatron_mm.data.verb:trace_main"
+    ),
     "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
     "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),
     "convert import": Verb("researcher", "published weights in", None),

@@ -21,7 +21,8 @@ from megavlm.platform.verbs import VERBS
 from .script import check_name
 from .trial import dry_run
 
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # as `train` has it; a test compares them
+# What a resume may set anew, as `train` has it; a test compares them.
+MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "stages.*.on_spike", "data.sets.*", "run.*")
 
 
 @dataclasses.dataclass(frozen=True)

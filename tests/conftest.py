@@ -133,6 +133,7 @@ model:
   decoder: {{name: qwen2, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512}}
 data:
   tokenizer: mini
+  template: {{name: chatml, system: ""}}
   sets: {{text: {folder}/text, vqa: {folder}/vqa}}
 stages:
 """
@@ -170,7 +171,7 @@ STAGES = """\
     precision: fp32
     parallel: {tp: 2}
     optimizer: {lr: 1e-2, min_lr: 1e-3, warmup_steps: 2}
-    save_every: 5
+    checkpoint: {every: 5}
     evaluate: {text: text, vqa: vqa}
     blind: [vqa]
     gate: {suite: text, baseline: language, max_drop: 0.9}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megavlm.platform.errors import ConfigError
+from .context import gather_sequence, pieces
 
 CAUSAL_TYPES = (AttnMaskType.causal, AttnMaskType.padding_causal)
 
@@ -36,8 +38,7 @@ class SDPAttention(MegatronModule):
         **unused: Any,
     ) -> None:
         super().__init__(config=config)
-        if config.context_parallel_size > 1:
-            raise ConfigError("context parallelism is not built yet", where="parallel.cp", fix="set parallel.cp=1")
+        self.cp = config.context_parallel_size
         self.causal = attention_type == "self" and attn_mask_type in CAUSAL_TYPES
         self.scale = softmax_scale
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
@@ -55,10 +56,12 @@ class SDPAttention(MegatronModule):
         """Query [sq, b, heads, d], key and value [sk, b, groups, d] -> [sq, b, heads * d].
 
         Packed (`qkv_format` "thd"): query [t, heads, d], key and value [t, groups, d] -> [t, heads, d], where a
-        segment sees only itself. `attention_mask` bool [b or 1, 1, sq, sk] is True where a key is HIDDEN.
+        segment sees only itself. Under context parallelism t is this rank's share of a sequence (context.py), and
+        cu_seqlens are the whole one's. `attention_mask` bool [b or 1, 1, sq, sk] is True where a key is HIDDEN.
         """
         if packed_seq_params is not None and packed_seq_params.qkv_format == "thd":
-            return self._packed(query, key, value, packed_seq_params)
+            attend = self._packed if self.cp == 1 else self._shared_out
+            return attend(query, key, value, packed_seq_params)
         q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
         mask = None if attention_mask is None else ~attention_mask
         out = self._attend(q, k, v, mask)
@@ -72,6 +75,30 @@ class SDPAttention(MegatronModule):
         outs = []
         for q, k, v in ((t.transpose(0, 1)[None] for t in part) for part in parts if len(part[0])):
             outs.append(self._attend(q, k, v, None)[0].transpose(0, 1))
+        return torch.cat(outs)
+
+    def _shared_out(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+        """This rank's queries against the keys before them, which all ranks hand round."""
+        key, value = gather_sequence(torch.stack([key, value], dim=1)).unbind(1)
+        runs = pieces(len(key), self.cp, parallel_state.get_context_parallel_rank())
+        return self.attend_runs(query, key, value, packed.cu_seqlens_q, runs)
+
+    def attend_runs(
+        self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, runs: tuple[range, range]
+    ) -> Tensor:
+        """The queries [t, heads, d] at the positions `runs` of a packed sequence -> [t, heads, d].
+
+        Keys and values [s, groups, d] are the whole sequence's, whose segments cu_seqlens int32 [segments + 1] bound.
+        """
+        outs = []
+        for run, queries in zip(runs, query.chunk(2), strict=True):
+            for start, end in pairwise(cu_seqlens.tolist()):
+                first, last = max(start, run.start), min(end, run.stop)
+                seen = last if self.causal else end
+                if first < last:
+                    q, k, v = queries[first - run.start : last - run.start], key[start:seen], value[start:seen]
+                    q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+                    outs.append(self._attend(q, k, v, None)[0].transpose(0, 1))
         return torch.cat(outs)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,7 +7,6 @@ Nothing here runs where CUDA is present. Every row of SEAMS was found necessary 
 from __future__ import annotations
 
 import importlib
-import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +115,6 @@ _CORE = "megatron.core."
 _RANDOM = _CORE + "tensor_parallel.random:"
 _RNG_WHY = "the model-parallel random stream; without it fork() silently keeps the current stream"
 _FACTORY_WHY = 'torch.tensor/zeros(device="cuda") written out'
-_QUEUE_WHY = "a spawned Manager process costs ~10 s at the first save; a synchronous save reads its results in-process"
 _ADAM_WHY = "without apex it takes torch's AdamW, whose state layout the distributed optimizer cannot reload"
 
 
@@ -147,8 +145,6 @@ SEAMS: tuple[Seam, ...] = (
           "language_module (tied embeddings), optimizer", "moves weights to the GPU"),
     _seam("scatter", "torch.distributed:scatter", _scatter,
           "gloo, not megatron-core", "gloo scatters non-contiguous tensors wrongly, in silence"),
-    _seam("results_queue", _CORE + "dist_checkpointing.strategies.filesystem_async:_results_queue",
-          lambda original: queue.Queue(), "filesystem_async", _QUEUE_WHY),
     _seam("adam", _CORE + "optimizer:Adam", _constant(CpuFusedAdam), "optimizer", _ADAM_WHY),
     _seam("adam_flag", _CORE + "optimizer:USING_PYTORCH_OPTIMIZER", _constant(False), "optimizer", _ADAM_WHY),
     _seam("adam_distributed", _CORE + "optimizer.distrib_optimizer:Adam", _constant(CpuFusedAdam),
@@ -159,13 +155,34 @@ SEAMS: tuple[Seam, ...] = (
           "distrib_optimizer", _ADAM_WHY),
 )  # fmt: skip
 
+
+def _local(name: str) -> Callable[[Any], Any]:
+    return lambda original: getattr(importlib.import_module(_CORE + "utils"), name)
+
+
+_FUSED_WHY = "takes Transformer Engine's or apex' CUDA kernels as soon as they are installed"
+
+# Where neither is installed they change nothing.
+FUSED_SEAMS: tuple[Seam, ...] = (
+    _seam("clip_apply", _CORE + "optimizer.clip_grads:multi_tensor_applier", _local("local_multi_tensor_applier"),
+          "clip_grads", _FUSED_WHY),
+    _seam("clip_norm", _CORE + "optimizer.clip_grads:l2_norm_impl", _local("local_multi_tensor_l2_norm"),
+          "clip_grads", _FUSED_WHY),
+    _seam("clip_scale", _CORE + "optimizer.clip_grads:multi_tensor_scale_impl", _local("local_multi_tensor_scale"),
+          "clip_grads", _FUSED_WHY),
+    _seam("copy_apply", _CORE + "optimizer.optimizer:multi_tensor_applier", _local("local_multi_tensor_applier"),
+          "optimizer", _FUSED_WHY),
+    _seam("copy_scale", _CORE + "optimizer.optimizer:multi_tensor_scale_impl", _local("local_multi_tensor_scale"),
+          "optimizer", _FUSED_WHY),
+)  # fmt: skip
+
 _MARK = "_megavlm_cpu_seams"  # on torch.cuda: what undoes each seam; also says that they are in place
 
 
 def install() -> None:
     """Put every seam in place, once per process; does nothing where CUDA is present."""
     if not torch.cuda.is_available() and not hasattr(torch.cuda, _MARK):
-        setattr(torch.cuda, _MARK, {seam.name: seam.install() for seam in SEAMS})
+        setattr(torch.cuda, _MARK, {seam.name: seam.install() for seam in (*SEAMS, *FUSED_SEAMS)})
 
 
 @contextmanager

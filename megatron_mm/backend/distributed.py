@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal
 
@@ -16,6 +17,7 @@ from megavlm.platform.errors import ConfigError
 from ..config import Parallel
 from ..contracts import BuildContext
 from . import cpu
+from .fp8 import RECIPES
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -45,6 +47,7 @@ def init_distributed(parallel: Parallel, seed: int) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
+        virtual_pipeline_model_parallel_size=parallel.vp if parallel.vp > 1 else None,
         context_parallel_size=parallel.cp,
         create_gloo_process_groups=False,
     )
@@ -88,20 +91,22 @@ def _check_world(parallel: Parallel, world: int) -> None:
         )
 
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, **dict.fromkeys(RECIPES, torch.bfloat16)}
 
 
 def build_context(
     parallel: Parallel,
-    precision: Literal["fp32", "bf16", "fp8"] = "fp32",
+    precision: str = "fp32",
     recompute: Literal["none", "selective", "full"] = "none",
 ) -> BuildContext:
-    """The BuildContext of this process, its pipeline stage read from megatron-core's groups."""
-    return BuildContext(
-        params_dtype=PRECISIONS[precision],
-        parallel=parallel,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        recompute=recompute,
-        fp8=precision == "fp8",
-    )
+    """The BuildContext of this process, its (first) pipeline stage read from megatron-core's groups."""
+    fp8 = RECIPES.get(precision)
+    ctx = BuildContext(params_dtype=PRECISIONS[precision], parallel=parallel, recompute=recompute, fp8=fp8)
+    return at_stage(ctx, 0 if parallel.vp > 1 else None)
+
+
+def at_stage(ctx: BuildContext, vp_stage: int | None) -> BuildContext:
+    """The context of one of this process' stages: number `vp_stage` of an interleaved pipeline, or the only one."""
+    place = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
+    first, last = parallel_state.is_pipeline_first_stage(**place), parallel_state.is_pipeline_last_stage(**place)
+    return replace(ctx, pre_process=first, post_process=last, vp_stage=vp_stage)

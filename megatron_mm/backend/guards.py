@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from megavlm.platform.errors import ConfigError, MissingPackage
 
 from ..layout import check_layout
+from .fp8 import MULTIPLES, RECIPES
 
 if TYPE_CHECKING:
     from ..config import ModelConfig, Stage
-
-
-FP8_WIDTH, FP8_ROWS = 16, 8  # transformer_engine/pytorch/utils.py, assert_dim_for_fp8_exec
 
 
 def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewhere: bool = False) -> None:
@@ -30,7 +29,7 @@ def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewher
     if not elsewhere:
         require_precision(stage.precision, where)
         require_checkpointing()
-    if stage.precision == "fp8":
+    if stage.precision in RECIPES:
         require_fp8_sizes(model, stage, where)
 
 
@@ -45,36 +44,44 @@ def require_trainable(model: ModelConfig, train: Sequence[str], where: str = "st
 
 def require_precision(precision: str, where: str = "stage") -> None:
     """FP8 without Transformer Engine: megatron-core trains on in bfloat16 and doesn't say so."""
-    if precision == "fp8" and not _installed("transformer_engine"):
+    if precision in RECIPES and not _installed("transformer_engine"):
         raise ConfigError(
-            "precision fp8 needs Transformer Engine, which is not installed; megatron-core would ignore it in silence",
+            f"precision {precision} needs Transformer Engine, which is not installed; megatron-core would ignore it in "
+            "silence",
             where=f"{where}.precision",
             fix="install the gpu extra, or set precision=bf16",
         )
 
 
 def require_fp8_sizes(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
-    """Matrices that FP8 cannot multiply: Transformer Engine wants widths that divide by 16, and rows by 8.
+    """Matrices that FP8 cannot multiply: widths and rows have to divide by 16, with blocks by 128 (fp8.py).
 
-    Both are meant after the split, and fail only once the first step runs. How many rows an encoder's tiles make is
-    not known before.
+    Both are meant after the split, and would fail only once the first step runs. An encoder's rows are filled up when
+    it runs.
     """
-    parallel, length = stage.parallel, stage.mixture.sequence_length
+    parallel, of = stage.parallel, MULTIPLES[RECIPES[stage.precision]]
     for axis in ("encoder", "decoder"):
         config = getattr(model, axis)
         for key, split in (("hidden", 1), ("hidden", parallel.tp), ("ffn", parallel.tp)):
-            _require_multiple(getattr(config, key), split, FP8_WIDTH, f"model.{axis}.{key}", where)
-    rows = parallel.tp if parallel.sequence_parallel else 1
-    _require_multiple(length, rows, FP8_ROWS, f"{where}.mixture.sequence_length", where)
+            _require_multiple(getattr(config, key), {"tp": split}, of, f"model.{axis}.{key}", where)
+    groups, tp = model.decoder.kv_heads, parallel.tp
+    if groups >= tp:  # fewer are copied, not split
+        together = model.decoder.hidden + 2 * groups * model.decoder.head_dim
+        _require_multiple(together, {"tp": tp}, of, "model.decoder.hidden + 2 x kv_heads x head width", where)
+    rows = {"cp": parallel.cp, "tp": tp if parallel.sequence_parallel else 1}
+    _require_multiple(stage.mixture.sequence_length, rows, of, f"{where}.mixture.sequence_length", where)
 
 
-def _require_multiple(size: int, split: int, of: int, key: str, where: str) -> None:
-    if size % (split * of):
-        each = f"{size} / tp {split} = {size / split:g}" if split > 1 else f"{size}"
+def _require_multiple(size: int, split: dict[str, int], of: int, key: str, where: str) -> None:
+    ways = prod(split.values())
+    if size % (ways * of):
+        names = [f" / {name} {count}" for name, count in split.items() if count > 1]
+        each = f"{size}{''.join(names)} = {size / ways:g}" if names else f"{size}"
         raise ConfigError(
             f"fp8: {key} {each} is no multiple of {of}",
             where=f"{where}.precision",
-            fix=f"set {key} to a multiple of {split * of}, another parallel.tp, or precision=bf16",
+            fix=f"set {key} to a multiple of {ways * of}, another {' or '.join(f'parallel.{n}' for n in split)}, or "
+            "precision=bf16",
         )
 
 

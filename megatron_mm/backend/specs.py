@@ -1,4 +1,4 @@
-"""The one provider of layer modules: Transformer Engine's where it is installed, otherwise megatron-core's and ours."""
+"""The one provider of layer modules: Transformer Engine's where it serves, otherwise megatron-core's and ours."""
 
 from __future__ import annotations
 
@@ -52,12 +52,17 @@ def has_transformer_engine() -> bool:
     return torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
 
 
-def modules() -> Modules:
-    """Transformer Engine's modules where present, otherwise megatron-core's linears with our norm and attention."""
-    if has_transformer_engine():
+def modules(dtype: torch.dtype) -> Modules:
+    """Transformer Engine's modules where present, otherwise megatron-core's linears with our norm and attention.
+
+    Not for float32, which its products would round to TF32.
+    """
+    if dtype != torch.float32 and has_transformer_engine():
         from megatron.core.extensions import transformer_engine as te
 
-        return Modules(te.TENorm, te.TEColumnParallelLinear, te.TERowParallelLinear, te.TEDotProductAttention)
+        from .te_attention import EngineAttention
+
+        return Modules(te.TENorm, te.TEColumnParallelLinear, te.TERowParallelLinear, EngineAttention)
     return Modules(Norm, ColumnParallelLinear, RowParallelLinear, SDPAttention)
 
 
@@ -66,13 +71,14 @@ def layer_spec(
     attention: type = SelfAttention,
     residual: Callable[..., Any] | ModuleSpec = get_bias_dropout_add,
     qkv_bias: bool | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> ModuleSpec:
-    """A pre-norm transformer layer: norm, self-attention, add, norm, MLP, add.
+    """A pre-norm transformer layer of parameters of `dtype`: norm, self-attention, add, norm, MLP, add.
 
     `mask` is causal for a decoder and no_mask for an encoder: megatron-core's own local ViT spec says causal.
     `qkv_bias` overrules the configuration, which can't give the projection a bias and the queries none.
     """
-    use = modules()
+    use = modules(dtype)
     qkv = use.column if qkv_bias is None else _with_bias(use.column, qkv_bias)
     return ModuleSpec(
         module=TransformerLayer,

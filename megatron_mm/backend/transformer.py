@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from megatron.core.tensor_parallel.layers import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from ..config import Parallel
 from ..contracts import BuildContext
+from . import fp8
 from .specs import recompute_options
 
 SPLIT_AXIS = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
@@ -32,7 +35,7 @@ def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
             "params_dtype": ctx.params_dtype,
             "pipeline_dtype": ctx.params_dtype,
             "bf16": ctx.params_dtype == torch.bfloat16,
-            "fp8": "hybrid" if ctx.fp8 else None,
+            **fp8.options(ctx.fp8),
             "attention_dropout": 0.0,
             "hidden_dropout": 0.0,
             "attention_softmax_in_fp32": True,
@@ -40,11 +43,29 @@ def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
             "tensor_model_parallel_size": ctx.parallel.tp,
             "pipeline_model_parallel_size": ctx.parallel.pp,
             "context_parallel_size": ctx.parallel.cp,
+            **_pipeline(ctx.parallel),
             "sequence_parallel": ctx.parallel.sequence_parallel,
             **recompute_options(ctx.recompute),
             **shape,
         }
     )
+
+
+def whole(ctx: BuildContext) -> BuildContext:
+    """The same context for a module that every process holds whole, but for tensor parallelism."""
+    return replace(ctx, parallel=Parallel(tp=ctx.parallel.tp), pre_process=True, post_process=True, vp_stage=None)
+
+
+def _pipeline(parallel: Parallel) -> dict[str, Any]:
+    """How the layers are spread over pipeline stages. Interleaved ones must not batch their sends (guards)."""
+    uneven = {
+        "num_layers_in_first_pipeline_stage": parallel.first_stage_layers,
+        "num_layers_in_last_pipeline_stage": parallel.last_stage_layers,
+    }
+    if parallel.vp == 1:
+        return uneven
+    sends = {"overlap_p2p_comm": True, "batch_p2p_comm": False}
+    return {**uneven, **sends, "virtual_pipeline_model_parallel_size": parallel.vp}
 
 
 def mark_split_weights(model: torch.nn.Module) -> None:

@@ -33,7 +33,9 @@ def initialise(model: Any, seed: int) -> None:
 def _sharded(values: Any) -> Iterator[ShardedTensor]:
     """Every ShardedTensor, SwiGLU's gate and up halves one by one: their data are views of the parameter."""
     for value in values:
-        if isinstance(value, ShardedTensorFactory):
+        if isinstance(value, dict):
+            yield from _sharded(value.values())
+        elif isinstance(value, ShardedTensorFactory):
             yield from _sharded(value.build())
         elif isinstance(value, ShardedTensor):
             yield value

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from megavlm.platform.config import Recipe, load_recipe
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder, find_run
 
-from ..config import Stages
+from ..config import Checkpoint, Stages
 
 COMPLETE = "COMPLETE"  # the marker renamed into a checkpoint's folder when all of it is on disk
 
@@ -26,11 +27,11 @@ class Source(NamedTuple):
 def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
     """RUN (its folder or name), or RUN/checkpoints/STAGE/step-N. Without `stage`, a run means its last trained stage.
 
-    Raises InputError when there is no complete checkpoint, ConfigError for a stage the run does not have.
+    Raises InputError when there is no complete checkpoint, ConfigError for a stage the run does not have, or whose
+    checkpoint that is not.
     """
-    folder = Path(run_or_checkpoint)
-    if folder.name.startswith("step-"):
-        return _of_checkpoint(folder.resolve())
+    if names_checkpoint(run_or_checkpoint):
+        return _of_checkpoint(Path(run_or_checkpoint).resolve(), stage)
     run = find_run(run_or_checkpoint)
     recipe = load_recipe(str(run.path("config.yaml")))
     stages: Stages = recipe.section("stages")
@@ -41,11 +42,21 @@ def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
     return Source(run, recipe, stage, find_checkpoint(run, stage))
 
 
-def _of_checkpoint(folder: Path) -> Source:
+def names_checkpoint(text: str) -> bool:
+    """Whether that is RUN/checkpoints/STAGE/step-N, there or not, rather than a run."""
+    return Path(text).name.startswith("step-")
+
+
+def _of_checkpoint(folder: Path, wanted: str | None) -> Source:
     if not (folder / COMPLETE).exists():
         raise InputError(f"no complete checkpoint at {folder}", fix=f"give a folder that holds {COMPLETE}")
-    run = RunFolder.open(folder.parents[2])
-    return Source(run, load_recipe(str(run.path("config.yaml"))), folder.parent.name, folder)
+    above = (parent for parent in folder.parents if parent.name == "checkpoints")  # one set aside lies deeper
+    home = next(above, folder.parents[1])
+    run, stage = RunFolder.open(home.parent), folder.relative_to(home).parts[0]
+    if wanted not in {None, stage}:
+        what = f"that is a checkpoint of stage '{stage}', not of '{wanted}'"
+        raise ConfigError(what, where=str(folder), fix=f"leave out --stage, or give --stage {stage}")
+    return Source(run, load_recipe(str(run.path("config.yaml"))), stage, folder)
 
 
 def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
@@ -56,7 +67,7 @@ def checkpoint_path(run: RunFolder, stage: str, step: int) -> Path:
 def complete_checkpoints(run: RunFolder, stage: str) -> list[Path]:
     """A stage's checkpoints that are whole, oldest first."""
     found = (path.parent for path in run.path("checkpoints", stage).glob(f"step-*/{COMPLETE}"))
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
 
 
 def latest(run: RunFolder, stage: str) -> Path | None:
@@ -75,3 +86,25 @@ def find_checkpoint(run: RunFolder, stage: str) -> Path:
             fix=f"train it first: megavlm train RECIPE --stage {stage}",
         )
     return found
+
+
+def prune(run: RunFolder, stage: str, options: Checkpoint, newest: Path) -> None:
+    """Take away a stage's checkpoints, complete or not, except `newest` and those that `options` keep.
+
+    The marker goes first: what is killed meanwhile leaves none that only looks complete.
+    """
+    whole = complete_checkpoints(run, stage)
+    kept = {newest, *whole[-options.keep_last :], *(folder for folder in whole if _is_for_good(folder, options))}
+    for folder in run.path("checkpoints", stage).glob("step-*"):
+        if folder not in kept:
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_for_good(folder: Path, options: Checkpoint) -> bool:
+    return options.keep_every is not None and step_of(folder) % options.keep_every == 0
+
+
+def step_of(folder: Path) -> int:
+    """The number of updates that a checkpoint has seen."""
+    return int(folder.name.removeprefix("step-"))

@@ -18,7 +18,6 @@ def fill(model: VisionLanguageModel, folder: Path) -> None:
 
     Raises InputError naming the first weight that is not there, or when the checkpoint holds more than tensors.
     """
-    state = load_state(model.sharded_state_dict(), folder)
-    missing = [key for key in model.load_state_dict(state, strict=False).missing_keys if "_extra_state" not in key]
+    missing = model.load_parts(load_state(model.sharded_state_dict(), folder))
     if missing:
         raise InputError(f"the checkpoint has no weight '{missing[0]}'", where=str(folder), fix="is it this model's?")

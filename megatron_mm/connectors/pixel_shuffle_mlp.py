@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
+from ..flops import Flops
 from ..layout import require_divisible
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class PixelShuffleMLP(Config):
         """Parameters between `channels` of the encoder and `width` of the decoder."""
         shuffled = channels * FACTOR**2
         return 2 * shuffled + shuffled * self.hidden + self.hidden * width
+
+    def flops(self, grid: tuple[int, int], channels: int, width: int) -> Flops:
+        """Forward FLOPs of one tile."""
+        linears = channels * FACTOR**2 * self.hidden + self.hidden * width
+        return Flops(weights=2.0 * self.tokens_per_tile(grid) * linears)
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this connector cannot be split over `parallel`."""

@@ -10,7 +10,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from ..backend.specs import modules
-from ..backend.transformer import mark_split_weights, transformer_config
+from ..backend.transformer import mark_split_weights, transformer_config, whole
 from ..contracts import BuildContext, FeatureMap, VisualTokens
 from .pixel_shuffle_mlp import FACTOR
 
@@ -34,19 +34,17 @@ class PixelShuffleMLPModel(MegatronModule):
 
     def __init__(self, spec: PixelShuffleMLP, ctx: BuildContext, channels: int, width: int) -> None:
         config = transformer_config(
-            ctx,
+            whole(ctx),
             num_layers=1,
             num_attention_heads=ctx.parallel.tp,  # there is no attention; TransformerConfig wants tp to divide it
             hidden_size=width,
             ffn_hidden_size=spec.hidden,
             activation_func=F.gelu,  # exact
             add_bias_linear=False,
-            pipeline_model_parallel_size=1,
-            sequence_parallel=False,
         )
         super().__init__(config=config)
         shuffled = channels * FACTOR**2
-        use = modules()
+        use = modules(ctx.params_dtype)
         self.norm = nn.LayerNorm(shuffled, eps=spec.norm_eps, dtype=ctx.params_dtype)
         self.mlp = MLP(
             config,

@@ -15,7 +15,7 @@ GREY = 128
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One sample ready to pack: its tokens, its tiles uint8 [n, 3, side, side], and its loss weight."""
+    """One sample ready to pack: its tokens, its tiles uint8 [n, 3, side, side] where they come with it, its weight."""
 
     encoded: Encoded
     tiles: np.ndarray
@@ -27,15 +27,19 @@ class Prepared:
         return self.tiles.nbytes + 10 * len(self.encoded.tokens)
 
 
-def blank(tokens: int, tiles: int, tokens_per_tile: int, side: int, padding: int) -> Prepared:
-    """What stands for a sample that turned out unreadable: as many tokens and (grey) tiles, nothing to learn.
+def blank(tokens: int, tiles: int, tokens_per_tile: int, pixels: np.ndarray, padding: int) -> Prepared:
+    """What stands for a sample that turned out unreadable: as many tokens, places for as many tiles, nothing to learn.
 
-    The sizes must stay, since the packs around it were decided with them.
+    The sizes must stay, since the packs around it were decided with them. `pixels` are the tiles to show (`grey`).
     """
     visual = np.arange(tokens) < tiles * tokens_per_tile
     ids = np.where(visual, 0, padding).astype(np.int64)
-    grey = np.full((tiles, 3, side, side), GREY, np.uint8)
-    return Prepared(Encoded(ids, np.zeros(tokens, bool), visual, tiles), grey, weight=0.0)
+    return Prepared(Encoded(ids, np.zeros(tokens, bool), visual, tiles), pixels, weight=0.0)
+
+
+def grey(tiles: int, side: int) -> np.ndarray:
+    """Tiles that show nothing, uint8 [tiles, 3, side, side]."""
+    return np.full((tiles, 3, side, side), GREY, np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,24 @@ def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) 
         tiles=np.concatenate([empty, *(sample.tiles for sample in samples)]),
         visual_index=np.flatnonzero(visual).astype(np.int64),
     )
+
+
+def normalised(arrays: PackArrays, how: str) -> PackArrays:
+    """The pack with its loss weights as `Loss.normalisation` wants them; what is learnt from stays the same."""
+    weights, learnt = arrays.loss_weights, arrays.loss_weights > 0
+    if how == "per_microbatch":
+        weights = weights / max(float(weights.sum()), np.finfo(np.float32).tiny)
+    elif how == "sqrt_length":
+        weights = weights / np.sqrt(_answer_lengths(arrays.labels != IGNORED, arrays.cu_seqlens))
+    return dataclasses.replace(arrays, loss_weights=np.where(learnt, weights, np.float32(0)).astype(np.float32))
+
+
+def _answer_lengths(target: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+    """For each position the number of targets in its run of neighbouring ones of a sample; 1 elsewhere. float32 [s]."""
+    starts = target & ~np.concatenate([[False], target[:-1]])
+    starts[cu_seqlens[:-1]] |= target[cu_seqlens[:-1]]
+    run = np.cumsum(starts)
+    return np.where(target, np.bincount(run, weights=target)[run], 1.0).astype(np.float32)
 
 
 def _labels(encoded: Encoded) -> np.ndarray:

@@ -1,18 +1,22 @@
-"""Conversations -> token ids and what to learn of them: ChatML, with every image written out tile by tile.
+"""Conversations -> token ids and what to learn of them, with every image written out tile by tile.
 
-The template (Qwen2's): `<|im_start|>ROLE\\nCONTENT<|im_end|>\\n` per turn. Learnt are an assistant's CONTENT and its
-`<|im_end|>`. Headers, contents and tile tags are tokenised each on its own, as generation meets them, so that training
-and serving never see other tokens for the same text: joined and separate pieces can tokenise differently.
+A template (`templates/`) says which text and which special tokens a conversation is. Its pieces are tokenised each on
+its own, as generation meets them, so that training and serving never see other tokens for the same text: joined and
+separate pieces can tokenise differently.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from .samples import IMAGE_MARK, Message
+from megavlm.platform.errors import ConfigError, InputError
+
+from .samples import Message
+from .templates.base import Piece, Special, Template, Text
 from .tokenizer import TextTokenizer
 
 VISUAL_ID = 0  # stands under a visual token; the model overwrites its embedding
@@ -34,78 +38,97 @@ class Encoded:
     tiles: int
 
 
-class _Parts:
-    """Token ids being collected, with their two masks."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.target: list[bool] = []
-        self.visual: list[bool] = []
-        self.tiles = 0
-
-    def text(self, ids: Sequence[int], learn: bool = False) -> None:
-        self.tokens += ids
-        self.target += [learn] * len(ids)
-        self.visual += [False] * len(ids)
-
-    def tile(self, tokens: int) -> None:
-        self.tokens += [VISUAL_ID] * tokens
-        self.target += [False] * tokens
-        self.visual += [True] * tokens
-        self.tiles += 1
-
-    def encoded(self) -> Encoded:
-        return Encoded(
-            np.asarray(self.tokens, np.int64), np.asarray(self.target, bool), np.asarray(self.visual, bool), self.tiles
-        )
-
-
-class ChatML:
-    """The template bound to a tokenizer and to what one tile costs.
+class Chat:
+    """A template bound to a tokenizer and to what one tile costs.
 
     tile_prefix(tile_index, tile_count) is the text before a tile's tokens ("" for none); tokens_per_tile counts its
-    visual tokens.
+    visual tokens. Raises ConfigError, naming it, when the tokenizer lacks a token of the template.
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, tile_prefix: TilePrefix, tokens_per_tile: int, system: str = ""
+        self, template: Template, tokenizer: TextTokenizer, tile_prefix: TilePrefix, tokens_per_tile: int
     ) -> None:
-        self._tokenizer = tokenizer
-        self._tile_prefix = tile_prefix
-        self._tokens_per_tile = tokens_per_tile
-        self._system = system
-        self._newline = tokenizer.encode("\n")
+        self._template, self._tokenizer, self._tile_prefix = template, tokenizer, tile_prefix
+        self.tokens_per_tile = tokens_per_tile
+        self._special = {token: _id_of(token, template, tokenizer) for token in template.special_tokens()}
+        end = template.end()
+        ids = [self._special[end.token]] if isinstance(end, Special) else tokenizer.encode_after(end.text, False)
+        self.stop = ids[-1]  # the token that ends an answer
 
     def encode(self, messages: Sequence[Message], tile_counts: Sequence[int]) -> Encoded:
-        """Encode whole turns. tile_counts[k] is the number of tiles (thumbnail included) of the k-th image."""
-        return self._encode(messages, tile_counts).encoded()
+        """Encode whole turns. tile_counts[k] is the number of tiles (thumbnail included) of the k-th image.
+
+        Raises ValueError when there are not as many images as marks.
+        """
+        return self._encode(self._template.pieces(messages), tile_counts)
 
     def prompt(self, messages: Sequence[Message], tile_counts: Sequence[int]) -> Encoded:
         """The same, ending with an open assistant turn, for generation to go on from."""
-        parts = self._encode(messages, tile_counts)
-        self._header(parts, "assistant")
+        return self._encode(self._template.prompt(messages), tile_counts)
+
+    def _encode(self, pieces: Iterable[Piece], tile_counts: Sequence[int]) -> Encoded:
+        parts, images = _Parts(self._tokenizer), iter(tile_counts)
+        for piece in pieces:
+            if isinstance(piece, Text):
+                parts.text(piece.text, piece.learn)
+            elif isinstance(piece, Special):
+                parts.special(self._special[piece.token], piece)
+            else:
+                self._image(parts, images, len(tile_counts))
+        if next(images, None) is not None:
+            raise ValueError(f"{len(tile_counts)} images, and fewer marks")
         return parts.encoded()
 
-    def _encode(self, messages: Sequence[Message], tile_counts: Sequence[int]) -> _Parts:
-        parts, images = _Parts(), iter(tile_counts)
-        if self._system and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self._system}, *messages]
-        for message in messages:
-            learn = message["role"] == "assistant"
-            self._header(parts, message["role"])
-            pieces = message["content"].split(IMAGE_MARK) if message["role"] == "user" else [message["content"]]
-            for index, piece in enumerate(pieces):
-                if index:
-                    self._image(parts, next(images))
-                parts.text(self._tokenizer.encode(piece), learn)
-            parts.text([self._tokenizer.im_end], learn)
-            parts.text(self._newline)
-        return parts
-
-    def _header(self, parts: _Parts, role: str) -> None:
-        parts.text([self._tokenizer.im_start, *self._tokenizer.encode(role + "\n")])
-
-    def _image(self, parts: _Parts, tiles: int) -> None:
+    def _image(self, parts: _Parts, counts: Iterator[int], images: int) -> None:
+        tiles = next(counts, None)
+        if tiles is None:
+            raise ValueError(f"{images} images, and more marks")
         for index in range(tiles):
-            parts.text(self._tokenizer.encode(self._tile_prefix(index, tiles)))
-            parts.tile(self._tokens_per_tile)
+            parts.text(self._tile_prefix(index, tiles), learn=False)
+            parts.tile(self.tokens_per_tile)
+
+
+class _Parts:
+    """Runs of tokens being collected, each learnt or not, visual or not, and what the next text comes after."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._runs: list[list[int]] = []
+        self._learnt: list[bool] = []
+        self._seen: list[bool] = []
+        self._after_special: bool | None = None  # None: a text would begin here
+
+    def text(self, text: str, learn: bool) -> None:
+        if not text:
+            return
+        begins, special = self._after_special is None, bool(self._after_special)
+        self._add(self._tokenizer.encode(text) if begins else self._tokenizer.encode_after(text, special), learn)
+        self._after_special = False
+
+    def special(self, token: int, piece: Special) -> None:
+        self._add([token], piece.learn)
+        self._after_special = None if piece.begins else True
+
+    def tile(self, tokens: int) -> None:
+        self._add([VISUAL_ID] * tokens, learn=False, visual=True)
+        self._after_special = None  # LLaVA's code tokenises what follows an image as a text of its own
+
+    def _add(self, ids: list[int], learn: bool, visual: bool = False) -> None:
+        self._runs.append(ids)
+        self._learnt.append(learn)
+        self._seen.append(visual)
+
+    def encoded(self) -> Encoded:
+        tokens = np.fromiter(itertools.chain.from_iterable(self._runs), np.int64)
+        lengths = [len(run) for run in self._runs]
+        target, visual = np.repeat(np.array([self._learnt, self._seen], bool), lengths, axis=1)
+        return Encoded(tokens, target, visual, sum(self._seen))
+
+
+def _id_of(token: str, template: Template, tokenizer: TextTokenizer) -> int:
+    try:
+        return tokenizer.id_of(token)
+    except InputError as error:
+        raise ConfigError(
+            f"{error.what}, which template '{template.name}' needs", where="data.template", fix=error.fix
+        ) from None

@@ -1,8 +1,9 @@
-"""What every sample of a set costs in tokens and tiles, known from its text and its images' headers alone."""
+"""What a sample costs in tokens and tiles, known from its text and its images' headers alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -12,17 +13,19 @@ from megavlm.platform.images.decode import probe
 from megavlm.platform.images.tiling import choose_grid, tile_count
 from megavlm.platform.shards import Sample, ShardReader
 
-from ..config import ModelConfig, Tiling
-from .conversation import ChatML, Encoded
+from ..config import DataConfig, ModelConfig, Tiling
+from .conversation import Chat
+from .items import Ragged
 from .samples import BadSample, read_conversation
-from .tokenizer import TextTokenizer
+from .templates.base import Template
+from .tokenizer import TextTokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A sample that is not drawn, and why."""
+    """A sample that is not drawn, and why. `index`: its number in the set."""
 
-    set: str
+    index: int
     key: str
     reason: str
     detail: str
@@ -30,18 +33,17 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One set: keys, and int arrays [samples] of tokens (0 where rejected), tiles and tokens to learn."""
+    """A shard's samples: int32 [samples] of tokens (0 where rejected) and of tokens to learn, and tiles by image."""
 
-    keys: list[str]
     tokens: np.ndarray
-    tiles: np.ndarray
     targets: np.ndarray
+    images: Ragged
     rejected: list[Rejected]
 
 
-def template(model: ModelConfig, tokenizer: TextTokenizer, system: str) -> ChatML:
-    """The chat template for a model: its tile tags and its tokens per tile."""
-    return ChatML(tokenizer, model.injection.tile_prefix, model.tokens_per_tile, system)
+def template(model: ModelConfig, tokenizer: TextTokenizer, written: Template) -> Chat:
+    """A recipe's template for a model and its tokenizer: with its tile tags and its tokens per tile."""
+    return Chat(written, tokenizer, model.injection.tile_prefix, model.tokens_per_tile)
 
 
 def tiles_of(image: bytes, tiling: Tiling) -> int:
@@ -54,37 +56,47 @@ def tiles_of(image: bytes, tiling: Tiling) -> int:
     return tile_count(*grid, tiling.thumbnail)
 
 
-def measure(
-    name: str,
-    reader: ShardReader,
-    chat: ChatML,
-    tiling: Tiling,
-    capacity: int,
-    tick: Callable[[int], object] = lambda _: None,
-) -> Measured:
-    """Measure every sample of a set; `tick(1)` after each. Raises InputError when not one is usable."""
-    keys = list(reader.keys())
-    table = np.zeros((3, len(keys)), np.int64)
-    rejected: list[Rejected] = []
-    for index, key in enumerate(keys):
-        try:
-            encoded = _encode(reader.read(index), chat, tiling)
-            if len(encoded.tokens) > capacity:
-                raise BadSample("too_long", f"{len(encoded.tokens)} tokens, and a pack holds {capacity}")
-            table[:, index] = len(encoded.tokens), encoded.tiles, encoded.target.sum()
-        except BadSample as error:
-            rejected.append(Rejected(name, key, error.reason, error.what))
-        tick(1)
-    if len(rejected) == len(keys):
-        first = rejected[0]
-        raise InputError(
-            f"data set '{name}' holds no usable sample; the first, '{first.key}': {first.reason}",
-            where=f"data.sets.{name}",
-            fix=first.detail,
-        )
-    return Measured(keys, tokens=table[0], tiles=table[1], targets=table[2], rejected=rejected)
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Everything that decides a sample's size, as text: it goes to other processes, which remember what it means."""
+
+    model: str
+    data: str
+
+    @classmethod
+    def of(cls, model: ModelConfig, data: DataConfig) -> Measure:
+        """The measure of a recipe."""
+        return cls(model.model_dump_json(), data.model_dump_json())
+
+    def shard(self, tar: str, first: int, tick: Callable[[], object] = lambda: None) -> Measured:
+        """Measure the samples of one tar, the first of which has number `first` in its set; `tick()` after each."""
+        reader = ShardReader(tar)
+        chat, tiling = _tools(self)
+        sizes = np.zeros((2, len(reader)), np.int32)
+        images: list[tuple[int, ...]] = [()] * len(reader)
+        rejected = []
+        for number in range(len(reader)):
+            sample = reader.read(number)
+            try:
+                images[number], sizes[:, number] = _size(sample, chat, tiling)
+            except BadSample as error:
+                rejected.append(Rejected(first + number, sample.key, error.reason, error.what))
+            tick()
+        ends = np.cumsum([0, *map(len, images)], dtype=np.int64)
+        values = np.array([tiles for each in images for tiles in each], np.int16)
+        return Measured(sizes[0], sizes[1], Ragged(values, ends), rejected)
 
 
-def _encode(sample: Sample, chat: ChatML, tiling: Tiling) -> Encoded:
+def _size(sample: Sample, chat: Chat, tiling: Tiling) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Tiles of each image, and (tokens, tokens to learn)."""
     conversation = read_conversation(sample)
-    return chat.encode(conversation.messages, [tiles_of(image, tiling) for image in conversation.images])
+    counts = tuple(tiles_of(image, tiling) for image in conversation.images)
+    encoded = chat.encode(conversation.messages, counts)
+    return counts, (len(encoded.tokens), int(encoded.target.sum()))
+
+
+@functools.lru_cache(1)
+def _tools(measure: Measure) -> tuple[Chat, Tiling]:
+    model = ModelConfig.model_validate_json(measure.model)
+    data = DataConfig.model_validate_json(measure.data)
+    return template(model, load_tokenizer(data.tokenizer), data.template), model.tiling

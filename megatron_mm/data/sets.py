@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def set_folder(data: DataConfig, name: str) -> str:
 
 def sets_of(stage: Stage) -> list[str]:
     """The names a stage draws from; those of weight 0 are left out."""
-    return [name for name, weight in stage.mixture.weights.items() if weight > 0]
+    return list(stage.mixture.shares)
 
 
 def demo_data_missing(data: DataConfig, names: Iterable[str]) -> bool:
@@ -41,11 +40,3 @@ def open_set(data: DataConfig, name: str) -> ShardReader:
     if len(reader) == 0:
         raise InputError(f"data set '{name}' at {folder} holds no sample", where=f"data.sets.{name}")
     return reader
-
-
-def set_hash(reader: ShardReader) -> str:
-    """A hash of the set's index: other samples, another order or other sizes give another hash."""
-    digest = hashlib.sha256()
-    for index, key in enumerate(reader.keys()):
-        digest.update(f"{key}\0{sorted(reader.fields(index).items())}\n".encode())
-    return digest.hexdigest()

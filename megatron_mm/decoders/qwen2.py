@@ -9,7 +9,8 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
-from ..layout import require_divisible
+from ..flops import Flops
+from ..layout import require_divisible, require_stages
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -51,11 +52,17 @@ class Qwen2(Config):
         tables = self.vocab * self.hidden * (1 if self.tied else 2)
         return self.layers * layer + self.hidden + tables
 
+    def flops(self, tokens: int, squares: int) -> Flops:
+        """Forward FLOPs of samples with so many tokens in all, and so many squared tokens: causal attention is half."""
+        linears = (self.heads + 2 * self.kv_heads) * self.head_dim * self.hidden + self.hidden**2
+        linears = self.layers * (linears + 3 * self.hidden * self.ffn) + self.vocab * self.hidden
+        return Flops(weights=2.0 * tokens * linears, mixing=2.0 * self.layers * squares * self.hidden)
+
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this decoder cannot be split over `parallel`."""
         require_divisible(self.heads, "decoder.heads", parallel.tp, "parallel.tp")
         require_divisible(self.ffn, "decoder.ffn", parallel.tp, "parallel.tp")
-        require_divisible(self.layers, "decoder.layers", parallel.pp, "parallel.pp")
+        require_stages(self.layers, parallel)
         if self.kv_heads % parallel.tp and parallel.tp % self.kv_heads:
             raise ConfigError(
                 f"decoder.kv_heads {self.kv_heads} and parallel.tp {parallel.tp}: neither divides the other",

@@ -44,6 +44,17 @@ class Decoder(GPTModel):
     megatron-core's schedules and CUDA graphs take the outermost attribute named "decoder" for the transformer block.
     """
 
+    def _preprocess(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """megatron-core's, with the rotary angles of a packed sequence laid out position by position.
+
+        Its own way is to look them up segment by segment, on this rank's share of each: it would want segments that
+        context parallelism divides.
+        """
+        found = list(super()._preprocess(*args, **kwargs))
+        if kwargs.get("packed_seq_params") is not None:
+            found[1] = found[1][kwargs["position_ids"][0]]
+        return tuple(found)
+
     @property
     def layers(self) -> torch.nn.ModuleList:
         """The transformer layers of this stage."""
@@ -54,9 +65,8 @@ def build(spec: Qwen2, ctx: BuildContext) -> Decoder:
     """The stage of the decoder that `ctx` names. Embeddings come out whole: the model splits them after injection."""
     config = config_of(spec, ctx)
     layers = get_num_layers_to_build(config, vp_stage=ctx.vp_stage)
-    block = TransformerBlockSubmodules(
-        layer_specs=[layer_spec(AttnMaskType.causal)] * layers, layer_norm=modules().norm
-    )
+    layer = layer_spec(AttnMaskType.causal, dtype=ctx.params_dtype)
+    block = TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=modules(ctx.params_dtype).norm)
     model = Decoder(
         config=config,
         transformer_layer_spec=block,

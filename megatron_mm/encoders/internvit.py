@@ -9,6 +9,7 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
+from ..flops import Flops
 from ..layout import require_divisible
 
 if TYPE_CHECKING:
@@ -58,6 +59,16 @@ class InternViT(Config):
         attention = 4 * width**2 + (4 if self.qkv_bias else 1) * width + (2 * width if self.qk_norm else 0)
         mlp = 2 * width * self.ffn + self.ffn + width
         return embedding + self.layers * (attention + mlp + 4 * width)  # two norms, two layer scales
+
+    def flops(self) -> Flops:
+        """Forward FLOPs of one tile: every patch and the class token see each other."""
+        patches = self.grid[0] * self.grid[1]
+        tokens = patches + 1
+        return Flops(
+            weights=2.0 * self.layers * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.ffn),
+            mixing=4.0 * self.layers * tokens**2 * self.hidden,
+            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
+        )
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this encoder cannot be split over `parallel`."""

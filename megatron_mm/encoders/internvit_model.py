@@ -6,6 +6,7 @@ features are the last hidden state without the class token.
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 
 from megavlm.kernels.tile_normalise import tile_normalise
 
+from ..backend.fp8 import filled_up, multiple
 from ..backend.guards import require_bidirectional
 from ..backend.specs import layer_spec
-from ..backend.transformer import mark_split_weights, transformer_config
+from ..backend.transformer import mark_split_weights, transformer_config, whole
 from ..contracts import BuildContext, FeatureMap
 
 if TYPE_CHECKING:
@@ -137,17 +139,18 @@ class InternViTModel(MegatronModule):
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
         """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
-        x = self.embedding(tiles).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
+        full = filled_up(tiles, 1 + prod(self.spec.grid), multiple(self.config))
+        x = self.embedding(full).transpose(0, 1).contiguous()  # megatron-core's [s, b, h]
         x = self.block(x, attention_mask=None)
-        values = x[1:].transpose(0, 1).reshape(-1, self.spec.hidden)
+        values = x[1:, : len(tiles)].transpose(0, 1).reshape(-1, self.spec.hidden)
         images = torch.arange(len(tiles), device=tiles.device)
         return [FeatureMap(values, self.spec.grid, images, expert="internvit", layer=-1)]
 
 
 def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
-    """Whole on the first pipeline stage, the sequence never split: a tile is short."""
+    """Whole on every process but for tensor parallelism: a tile is short, and tiles are shared out (encode.py)."""
     return transformer_config(
-        ctx,
+        whole(ctx),
         num_layers=spec.layers,
         hidden_size=spec.hidden,
         num_attention_heads=spec.heads,
@@ -157,8 +160,6 @@ def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
         activation_func=F.gelu,  # exact; megatron-core's fused bias+GELU would be the tanh approximation
         bias_activation_fusion=False,
         add_bias_linear=True,
-        pipeline_model_parallel_size=1,
-        sequence_parallel=False,
     )
 
 
@@ -166,4 +167,4 @@ def _layer_spec(spec: InternViT, ctx: BuildContext) -> ModuleSpec:
     scale = {"hidden": spec.hidden, "init": spec.layer_scale, "dtype": ctx.params_dtype}
     attention = JointNormAttention if spec.qk_norm else SelfAttention
     residual = ModuleSpec(module=LayerScale, params=scale)
-    return layer_spec(AttnMaskType.no_mask, attention, residual, qkv_bias=spec.qkv_bias)
+    return layer_spec(AttnMaskType.no_mask, attention, residual, qkv_bias=spec.qkv_bias, dtype=ctx.params_dtype)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -25,15 +26,16 @@ from megavlm.platform.errors import InputError
 from megavlm.platform.shards import ShardReader
 
 from ..backend import device
+from ..backend.context import own_positions
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
-from ..data.assemble import IGNORED, Prepared, assemble, blank
-from ..data.conversation import ChatML
+from ..data.assemble import IGNORED, Prepared, assemble, blank, grey
+from ..data.conversation import Chat
+from ..data.knapsack import best_fit
 from ..data.loader import to_torch
 from ..data.measure import template
-from ..data.packing import best_fit
 from ..data.tokenizer import TextTokenizer
-from ..model import VisionLanguageModel
+from ..model import LanguageStage, VisionLanguageModel
 from .items import Item, prepare_item, read_items
 from .predictions import Prediction
 from .vocabulary import parallel_argmax
@@ -54,7 +56,7 @@ class Packer:
     """Turns items into packs of a suite's length; everything that does not depend on the weights."""
 
     def __init__(
-        self, reader: ShardReader, chat: ChatML, model: ModelConfig, tokenizer: TextTokenizer, sequence_length: int
+        self, reader: ShardReader, chat: Chat, model: ModelConfig, tokenizer: TextTokenizer, sequence_length: int
     ) -> None:
         self._reader, self._chat, self._model = reader, chat, model
         self._padding, self.length = tokenizer.padding, sequence_length
@@ -82,8 +84,8 @@ class Packer:
         except InputError as error:
             problems[item.id] = getattr(error, "reason", "unreadable")
             encoded = item.encode(self._chat)
-            tile = self._model.tiling.tile
-            return blank(len(encoded.tokens), encoded.tiles, self._model.tokens_per_tile, tile, self._padding)
+            pixels = grey(encoded.tiles, self._model.tiling.tile)
+            return blank(len(encoded.tokens), encoded.tiles, self._model.tokens_per_tile, pixels, self._padding)
 
 
 def evaluate_suite(
@@ -105,7 +107,7 @@ def evaluate_suite(
     Raises InputError for an empty set or ids given twice.
     """
     items, judged = read_items(reader, model_cfg.tiling, shuffle_images=shuffle_images)
-    packer = Packer(reader, template(model_cfg, tokenizer, data_cfg.system), model_cfg, tokenizer, sequence_length)
+    packer = Packer(reader, template(model_cfg, tokenizer, data_cfg.template), model_cfg, tokenizer, sequence_length)
     groups, too_long = packer.plan(items)
     judged += [item.failed("too_long") for item in too_long]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
@@ -133,21 +135,24 @@ def _predict(
     if not groups:
         return []
 
-    def step(packs: Iterator[Pack], stage: VisionLanguageModel) -> tuple[Tensor, object]:
+    def step(packs: Iterator[Pack], stage: LanguageStage) -> tuple[Tensor, object]:
         alive()
         pack = next(packs)
-        targets = pack.labels != IGNORED
+        targets = pack.labels != IGNORED  # [s], the whole pack's
 
         def collect(logits: Tensor, non_loss_data: bool = True) -> list[Prediction]:
-            return list(_compare(pack, parallel_argmax(logits[0, targets]).tolist(), tokenizer))
+            return list(_compare(pack, _said(logits, targets)[targets].tolist(), tokenizer))
 
-        return stage(pack.batch), collect
+        return stage(model.see(pack.batch) if stage.pre_process else pack.batch), collect
 
+    if len(model.stages) > 1:  # an interleaved pipeline wants as many packs at a time as it has stages
+        groups = [*groups, *[[]] * (-len(groups) % parallel_state.get_pipeline_model_parallel_world_size())]
+    feeds = itertools.tee((packer.pack(group) for group in groups), len(model.stages))  # decoded one by one
     with evaluating(model):
         judged = get_forward_backward_func()(
             forward_step_func=step,
-            data_iterator=(packer.pack(group) for group in groups),  # decoded one by one: a set may be large
-            model=[model],
+            data_iterator=list(feeds) if len(feeds) > 1 else feeds[0],
+            model=list(model.stages),
             num_microbatches=len(groups),
             seq_length=packer.length,
             micro_batch_size=1,
@@ -155,6 +160,16 @@ def _predict(
             collect_non_loss_data=True,
         )
     return [item for pack in judged for item in pack]
+
+
+def _said(logits: Tensor, targets: Tensor) -> Tensor:
+    """The most likely token at each of `targets` bool [s], int64 [s], put together from what each rank holds of s."""
+    own = own_positions(len(targets)).to(targets.device)
+    here = targets[own]
+    said = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+    said[own[here]] = parallel_argmax(logits[0, here])
+    dist.all_reduce(said, group=parallel_state.get_context_parallel_group())
+    return said
 
 
 def _compare(pack: Pack, said: list[int], tokenizer: TextTokenizer) -> Iterator[Prediction]:
@@ -180,7 +195,7 @@ def judge(item: Item, said: list[int], wanted: list[int], tokenizer: TextTokeniz
     if wrong is None:
         return Prediction(item.id, item.kind, True, item.expected, item.expected)
     heard = said[: wrong + 1]
-    more = "" if heard[-1] == tokenizer.im_end else "..."
+    more = "" if heard[-1] == wanted[-1] else "..."
     return Prediction(item.id, item.kind, False, tokenizer.decode(heard) + more, item.expected)
 
 
@@ -197,8 +212,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _gathered(mine: list[Prediction]) -> list[Prediction]:
-    """Everybody's predictions, on every rank; tensor-parallel ranks hold the same ones, so one of them speaks."""
-    speaks = parallel_state.get_tensor_model_parallel_rank() == 0
+    """Everybody's predictions, on every rank; tensor- and context-parallel ranks hold the same, so one speaks."""
+    speaks = parallel_state.get_tensor_model_parallel_rank() + parallel_state.get_context_parallel_rank() == 0
     parts: list[list[Prediction]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, mine if speaks else [])
     return [item for part in parts for item in part]

@@ -28,14 +28,18 @@ if TYPE_CHECKING:
 PLAIN, BLIND = "plain", "blind"  # how a suite is shown: as it is, or every item with another item's image
 
 
-def predictions_path(run: RunFolder, stage: str, suite: str, way: str = PLAIN) -> Path:
-    """Where the answers of a stage to a suite stand; those of the blind control beside them."""
-    return run.path("predictions", stage, f"{suite}.jsonl" if way == PLAIN else f"{suite}.{way}.jsonl")
+def predictions_path(run: RunFolder, stage: str, suite: str, way: str = PLAIN, checkpoint: Path | None = None) -> Path:
+    """Where the answers of a stage to a suite stand; those of the blind control beside them.
+
+    Those of a `checkpoint` that is not the stage's newest stand in a folder of its name.
+    """
+    name = f"{suite}.jsonl" if way == PLAIN else f"{suite}.{way}.jsonl"
+    return run.path("predictions", stage, *([checkpoint.name] if checkpoint else []), name)
 
 
-def gate_path(run: RunFolder, stage: str) -> Path:
-    """Where a stage's gate stands."""
-    return run.path("gate", f"{stage}.json")
+def gate_path(run: RunFolder, stage: str, checkpoint: Path | None = None) -> Path:
+    """Where the gate of a stage, or of a `checkpoint` that is not its newest, stands."""
+    return run.path("gate", *([stage, f"{checkpoint.name}.json"] if checkpoint else [f"{stage}.json"]))
 
 
 def set_of_suite(stages: Stages, stage: str, suite: str) -> str:
@@ -65,6 +69,7 @@ def evaluate_stage(
     suites: dict[str, str],
     way: str = PLAIN,
     alive: Callable[[], object] = lambda: None,
+    checkpoint: Path | None = None,
 ) -> dict[str, list[Prediction]]:
     """Judge `model` on `suites` (suite -> set name) shown in one `way`, and write the predictions; every rank calls it.
 
@@ -87,19 +92,22 @@ def evaluate_stage(
             alive=alive,
         )
         if dist.get_rank() == 0:
-            write_predictions(predictions_path(run, stage, suite, way), found[suite])
+            write_predictions(predictions_path(run, stage, suite, way, checkpoint), found[suite])
     return found
 
 
-def judge_gate(run: RunFolder, stage: str, gate: Gate) -> GateResult:
+def judge_gate(run: RunFolder, stage: str, gate: Gate, checkpoint: Path | None = None) -> GateResult:
     """Compare the stage's predictions with the baseline's, write the result, and return it. One process calls it.
+
+    `checkpoint` as in predictions_path.
 
     Raises InputError when predictions are missing or not about the same items.
     """
-    before, after = (read_predictions(predictions_path(run, name, gate.suite)) for name in (gate.baseline, stage))
+    before = read_predictions(predictions_path(run, gate.baseline, gate.suite))
+    after = read_predictions(predictions_path(run, stage, gate.suite, checkpoint=checkpoint))
     result = paired_gate(before, after, max_drop=gate.max_drop, confidence=gate.confidence)
     told: dict[str, Any] = {"stage": stage, "suite": gate.suite, "baseline": gate.baseline} | result.to_json()
-    path = gate_path(run, stage)
-    path.parent.mkdir(exist_ok=True)
+    path = gate_path(run, stage, checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(told, indent=2).encode())
     return result

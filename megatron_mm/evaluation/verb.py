@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from megavlm.platform.cli import parser
@@ -13,7 +14,7 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder, find_run
 
-from ..checkpoints.listing import COMPLETE, find_checkpoint, latest
+from ..checkpoints.listing import COMPLETE, Source, find_checkpoint, latest, names_checkpoint, resolve
 from ..config import Gate, Stages
 from ..data.build import StageData
 from ..data.sets import open_set
@@ -28,6 +29,7 @@ WORKER = "megavlm.megatron_mm.evaluation.worker"
 EPILOG = """\
 examples:
   megavlm eval nvlm-d-mini --stage sft --suite vqa --blind
+  megavlm eval runs/nvlm-d-mini/checkpoints/sft/step-000080 --suite vqa
   megavlm eval nvlm-d-mini --stage sft --suite text --baseline language --max-drop 0.02
 exit codes with --baseline: 0 the drop is within --max-drop, 3 it is beyond, 5 more items are needed to tell
 """
@@ -36,24 +38,24 @@ exit codes with --baseline: 0 the drop is within --max-drop, 3 it is beyond, 5 m
 def main(argv: Sequence[str]) -> int:
     """Evaluate one stage of a run, or read what was evaluated before; returns the gate's exit code."""
     args = _arguments(argv)
-    run = find_run(args.run)
+    run, checkpoint = _source(args)
     recipe = load_recipe(str(run.path("config.yaml")))
     stages: Stages = recipe.section("stages")
     check_suite(args.suite)
     gate = gate_asked_for(args, stages)
     if gate:
         ensure_predictions(run, recipe, gate.baseline, args, [PLAIN])
-    ensure_predictions(run, recipe, args.stage, args, [PLAIN, BLIND] if args.blind else [PLAIN])
-    result = judge_gate(run, args.stage, gate) if gate else None
-    told = outcome(run, args.stage, args.suite, blind=args.blind, gate=result)
+    ensure_predictions(run, recipe, args.stage, args, [PLAIN, BLIND] if args.blind else [PLAIN], checkpoint)
+    result = judge_gate(run, args.stage, gate, checkpoint) if gate else None
+    told = outcome(run, args.stage, args.suite, blind=args.blind, gate=result, checkpoint=checkpoint)
     print(json.dumps(told, indent=2) if args.json else readable(told, result))
     return result.exit_code if result else 0
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     p = parser("eval", epilog=EPILOG)
-    p.add_argument("run", help="a run folder, or a run's name under $MEGAVLM_RUNS (default ./runs)")
-    p.add_argument("--stage", required=True, help="the trained stage to judge")
+    p.add_argument("run", metavar="RUN|CKPT", help="a run (folder or name), or a checkpoint's folder in one")
+    p.add_argument("--stage", help="the trained stage to judge; a checkpoint's folder says it by itself")
     p.add_argument("--suite", required=True, help="text or vqa")
     p.add_argument("--set", help="held-out set of the recipe (default: the one the stages name for this suite)")
     p.add_argument("--blind", action="store_true", help="also the blind control: every item sees another item's image")
@@ -61,6 +63,25 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--max-drop", type=float, help="gate: largest tolerated loss of accuracy, as a fraction")
     p.add_argument("--fresh", action="store_true", help="evaluate anew what was evaluated before")
     return p.parse_args(argv)
+
+
+def _source(args: argparse.Namespace) -> tuple[RunFolder, Path | None]:
+    """The run, and the checkpoint where one was named that is not its stage's newest; completes args.stage.
+
+    Predictions that stand in the run folder need no checkpoint: so that is not looked for here.
+    """
+    if names_checkpoint(args.run):
+        source = resolve(args.run, args.stage)
+        args.stage = source.stage
+        return source.run, None if source.checkpoint == _newest(source) else source.checkpoint
+    if args.stage is None:
+        raise ConfigError("a run has several stages", where="--stage", fix="name the stage to judge with --stage")
+    return find_run(args.run), None
+
+
+def _newest(source: Source) -> Path | None:
+    newest = latest(source.run, source.stage)
+    return newest.resolve() if newest else None
 
 
 def gate_asked_for(args: argparse.Namespace, stages: Stages) -> Gate | None:
@@ -78,38 +99,51 @@ def gate_asked_for(args: argparse.Namespace, stages: Stages) -> Gate | None:
 
 
 def ensure_predictions(
-    run: RunFolder, recipe: Recipe, stage: str, args: argparse.Namespace, ways: Sequence[str]
+    run: RunFolder,
+    recipe: Recipe,
+    stage: str,
+    args: argparse.Namespace,
+    ways: Sequence[str],
+    checkpoint: Path | None = None,
 ) -> None:
     """Use the predictions that are there, saying so, and start the ranks once for all others.
 
-    Predictions older than the stage's newest checkpoint are of other weights, and made anew.
+    Predictions older than the stage's newest checkpoint, or than `checkpoint`, are of other weights, and made anew.
     """
-    missing = [way for way in ways if args.fresh or not _usable(run, stage, args.suite, way)]
+    paths = {way: predictions_path(run, stage, args.suite, way, checkpoint) for way in ways}
+    missing = [way for way in ways if args.fresh or not _usable(paths[way], checkpoint or latest(run, stage))]
     for way in [way for way in ways if way not in missing]:
-        print(f"using {predictions_path(run, stage, args.suite, way)} (--fresh evaluates anew)", file=sys.stderr)
+        print(f"using {paths[way]} (--fresh evaluates anew)", file=sys.stderr)
     if not missing:
         return
     spec = StageData.of(recipe, stage)
     name = args.set or set_of_suite(recipe.section("stages"), stage, args.suite)
     open_set(spec.data, name)
-    find_checkpoint(run, stage)
     words = [str(run.root), "--stage", stage, "--suite", args.suite, "--set", name, "--ways", *missing]
+    if checkpoint:
+        words += ["--checkpoint", str(checkpoint)]
+    else:
+        find_checkpoint(run, stage)
     run_on_ranks(WORKER, words, spec.stage.parallel.split)
 
 
-def _usable(run: RunFolder, stage: str, suite: str, way: str) -> bool:
-    path = predictions_path(run, stage, suite, way)
-    newest = latest(run, stage)
-    if newest is None or not path.exists():
+def _usable(path: Path, checkpoint: Path | None) -> bool:
+    if checkpoint is None or not path.exists():
         return path.exists()
-    return (newest / COMPLETE).stat().st_mtime <= path.stat().st_mtime
+    return (checkpoint / COMPLETE).stat().st_mtime <= path.stat().st_mtime
 
 
 def outcome(
-    run: RunFolder, stage: str, suite: str, *, blind: bool = False, gate: GateResult | None = None
+    run: RunFolder,
+    stage: str,
+    suite: str,
+    *,
+    blind: bool = False,
+    gate: GateResult | None = None,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """What the files say of a stage and suite, under stable keys; accuracies are fractions."""
-    path = predictions_path(run, stage, suite)
+    path = predictions_path(run, stage, suite, checkpoint=checkpoint)
     items = read_predictions(path)
     told: dict[str, Any] = {
         "run": str(run.root),
@@ -123,7 +157,9 @@ def outcome(
         "predictions": str(path),
     }
     if blind:
-        told["accuracy_blind"] = accuracy(read_predictions(predictions_path(run, stage, suite, BLIND)))
+        told["accuracy_blind"] = accuracy(read_predictions(predictions_path(run, stage, suite, BLIND, checkpoint)))
+    if checkpoint:
+        told["checkpoint"] = str(checkpoint)
     if gate:
         told["gate"] = gate.to_json()
     return told

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from megavlm.platform.config import load_recipe
 from megavlm.platform.processes import die_with
@@ -24,14 +25,16 @@ def main(argv: Sequence[str]) -> None:
     p.add_argument("run")
     for name in ("--stage", "--suite", "--set"):
         p.add_argument(name, required=True)
+    p.add_argument("--checkpoint", type=Path)
     p.add_argument("--ways", nargs="+", choices=(PLAIN, BLIND), required=True)
     args = p.parse_args(argv)
     run = RunFolder.open(args.run)
     recipe = load_recipe(str(run.path("config.yaml")))
     stages: Stages = recipe.section("stages")
-    model = load_stage(run, recipe, args.stage, stages[args.stage].parallel)
+    model = load_stage(run, recipe, args.stage, stages[args.stage].parallel, args.checkpoint)
     for way in args.ways:
-        evaluate_stage(model, run, recipe, args.stage, {args.suite: args.set}, way)
+        suites = {args.suite: args.set}
+        evaluate_stage(model, run, recipe, args.stage, suites, way, checkpoint=args.checkpoint)
     shutdown()
 
 

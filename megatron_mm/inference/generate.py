@@ -77,6 +77,10 @@ def _check(model: VisionLanguageModel) -> None:
         raise ConfigError(
             "generation runs on one pipeline stage", where="parallel.pp", fix="load the checkpoint with parallel.pp=1"
         )
+    if model.config.context_parallel_size > 1:
+        raise ConfigError(
+            "generation does not split the context", where="parallel.cp", fix="load the checkpoint with parallel.cp=1"
+        )
     if model.config.sequence_parallel:
         # One token cannot be split, and megatron-core takes each rank's last token for the sequence's.
         raise ConfigError(

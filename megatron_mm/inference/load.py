@@ -26,7 +26,7 @@ def load_stage(
     config: ModelConfig = recipe.section("model")
     stages: Stages = recipe.section("stages")
     # FP8 weights are kept in bfloat16; running them needs no FP8.
-    precision = "bf16" if stages[stage].precision == "fp8" else stages[stage].precision
+    precision = "fp32" if stages[stage].precision == "fp32" else "bf16"
     init_distributed(parallel, recipe.seed)
     model = build_model(config, build_context(parallel, precision))
     fill(model, folder)

@@ -39,7 +39,7 @@ def encode_prompt(
     """A batch of the prompt's tokens, ending with an open assistant turn. Raises InputError for an unreadable image."""
     shape = (model.tiling.tile, model.tiling.min_tiles, model.tiling.max_tiles, model.tiling.thumbnail)
     tiles = [tile_image(decode(image), *shape) for image in images]
-    encoded = template(model, tokenizer, data.system).prompt(messages, [len(each) for each in tiles])
+    encoded = template(model, tokenizer, data.template).prompt(messages, [len(each) for each in tiles])
     stacked = np.concatenate([np.zeros((0, model.tiling.tile, model.tiling.tile, 3), np.uint8), *tiles])
     prepared = Prepared(encoded, np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=0.0)
     return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding))

@@ -17,6 +17,7 @@ from ..backend import shutdown
 from ..checkpoints.listing import resolve
 from ..config import Parallel
 from ..data.build import StageData
+from ..data.measure import template
 from .generate import generate
 from .load import load_stage
 from .prompt import encode_prompt, user_message
@@ -35,7 +36,7 @@ def answer(request: Request) -> dict[str, Any]:
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     model = load_stage(source.run, source.recipe, source.stage, Parallel(tp=request.tp), source.checkpoint)
     started = time.monotonic()
-    stop = {tokenizer.im_end}
+    stop = {template(spec.model, tokenizer, spec.data.template).stop}
     tokens = list(generate(model, prompt, stop=stop, max_new_tokens=request.max_new_tokens, sampling=sampling))
     return {
         "text": tokenizer.decode(tokens),

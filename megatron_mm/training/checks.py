@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from megavlm.platform.config import Recipe
 from megavlm.platform.demo.places import MARK
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.storage import exists
@@ -35,7 +36,7 @@ def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhe
     """What the backend asks of a stage, and all that must divide something else; raises ConfigError with a fix."""
     where, mixture = f"stages.{name}", stage.mixture
     check_stage(model, stage, where, elsewhere)
-    for what, size, by, divisor in _divisions(stage, world // stage.parallel.split):
+    for what, size, by, divisor in _divisions(stage):
         if size % divisor:
             raise ConfigError(
                 f"{what} {size} does not divide by {by} {divisor}", where=where, fix=_nearest_divisor(size, by, divisor)
@@ -49,16 +50,18 @@ def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhe
         )
 
 
-def _divisions(stage: Stage, dp: int) -> Iterator[tuple[str, int, str, int]]:
+def _divisions(stage: Stage) -> Iterator[tuple[str, int, str, int]]:
     """(what, size, by what, divisor) of everything else that a layout cuts into equal parts."""
-    yield "mixture.packs_per_batch", stage.mixture.packs_per_batch, "the data-parallel size", dp
-    if stage.parallel.sequence_parallel:
-        yield "mixture.sequence_length", stage.mixture.sequence_length, "parallel.tp", stage.parallel.tp
+    parallel, length = stage.parallel, stage.mixture.sequence_length
+    if parallel.cp > 1:
+        yield "mixture.sequence_length", length, "2 x parallel.cp", 2 * parallel.cp
+    if parallel.sequence_parallel:
+        yield "mixture.sequence_length", length // parallel.cp, "parallel.tp", parallel.tp
 
 
 def _nearest_divisor(size: int, by: str, divisor: int) -> str:
     smaller = max(k for k in range(1, divisor) if size % k == 0)
-    return f"{by} {smaller} would do" if "." not in by else f"set {by}={smaller}"
+    return f"set {by}={smaller}" if by.startswith("parallel.") else f"{by} = {smaller} would do"
 
 
 def check_vocabulary(spec: StageData) -> None:
@@ -110,6 +113,12 @@ def missing_here(stage: Stage) -> list[str]:
     except ConfigError as error:
         return [f"here, {error.what}; it has to be where this runs"]
     return []
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raises MissingPackage when a tracker that the recipe names cannot run here."""
+    for tracker in recipe.sections["run"].trackers if "run" in recipe.sections else []:
+        tracker.check()
 
 
 def check_writable(folder: Path) -> None:

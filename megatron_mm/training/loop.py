@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from megavlm.platform.config import Recipe
@@ -19,18 +17,21 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
-from ..checkpoints.listing import latest
+from ..checkpoints.listing import latest, step_of
 from ..checkpoints.weights import fill
+from ..contracts import StepBatch
 from ..data.build import StageData
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
-from ..model import build_model
+from ..data.skips import read_skips
+from ..model import VisionLanguageModel, build_model
 from . import checkpoint
+from .failures import explained
+from .metrics import Moment
 from .pulse import Pulse
-from .schedule import learning_rate
-from .step import StepResult, make_optimizer, train_step, wrap
-
-MOST_SKIPPED = 10  # updates skipped in a row for a gradient that is not finite
+from .ranks import compare
+from .step import make_optimizer, set_rate, train_step, wrap
+from .telling import Teller, losses_before
 
 T = TypeVar("T")
 
@@ -59,16 +60,26 @@ class StageTrainer:
         self.spec = StageData.of(session.recipe, name)
         stage = self.stage = self.spec.stage
         backend.init_distributed(stage.parallel, self.spec.seed)
-        model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision))
+        model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision, stage.recompute))
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
-        self.model = wrap(model, stage.parallel, stage.precision)
-        self.optimizer: MegatronOptimizer = make_optimizer(self.model, stage.optimizer, stage.parallel, stage.precision)
-        self.step = checkpoint.load(newest, self.model, self.optimizer) if newest else 0
-        self._skipped = 0
+        self.wrapped = wrap(model, stage.precision)
+        self.optimizer: MegatronOptimizer = make_optimizer(self.wrapped, stage.optimizer, stage.precision)
+        self.step = checkpoint.load(newest, model, self.optimizer) if newest else 0
+        self.saver = checkpoint.Saver(session.run, name, stage.checkpoint)
+        chosen = stage.checkpoint.asynchronous
+        self.asynchronous = backend.device().type == "cuda" if chosen is None else chosen
+        self.batch: StepBatch | None = None  # the one in hand
+        self.manifest = Manifest(session.run.path("stages", name, "packs"))
+        self.teller = Teller(self, as_first_says(losses_before(session.run, name, self.step)))
 
-    def _first_weights(self, model: Any, resumes: bool) -> None:
+    @property
+    def model(self) -> VisionLanguageModel:
+        """This rank's part of the model."""
+        return self.wrapped.model
+
+    def _first_weights(self, model: VisionLanguageModel, resumes: bool) -> None:
         """Those of the stages this one comes after, the last listed last; the first stage draws them."""
         sources = as_first_says([latest(self.session.run, earlier) for earlier in self.stage.after])
         if not sources and not resumes:
@@ -78,53 +89,47 @@ class StageTrainer:
 
     def train(self) -> bool:
         """Train to the stage's last step; False when it was saved before that because someone asked."""
-        rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+        with explained(self):
+            try:
+                return self._train()
+            finally:
+                self.teller.close()
+
+    def _train(self) -> bool:
         objective = self.spec.model.objectives[0].build()
         if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
             return False
         self.session.pulse("step", self.step)
         last_wait = time.perf_counter()
-        for packs in self._loader().batches(self.step, self.stage.steps, rank, ranks):
-            start = time.perf_counter()
-            rate = self._set_rate()
-            result = train_step(self.model, self.optimizer, packs, objective)
+        for batch in self._batches():
+            self.batch, start = batch, time.perf_counter()
+            rate = set_rate(self.optimizer, self.stage.optimizer, self.step, self.stage.steps)
+            batch = batch.without(agreed(batch.problems))
+            result = train_step(self.wrapped, self.optimizer, batch, objective)
             self.step += 1
-            self._tell(result, rate, seconds=time.perf_counter() - start, waited=start - last_wait)
-            stop = self._agreed_to_stop()
-            if stop or self.step % self.stage.save_every == 0 or self.step == self.stage.steps:
-                self._save()
-            if stop and self.step < self.stage.steps:
+            waited = start - last_wait
+            at = Moment(self.step, rate, time.perf_counter() - start, waited, self.session.attempt.number)
+            ranks = compare(self.session.wants_save(), result.own + waited)
+            self.teller.step(at, batch, result, ranks)
+            self._save(last=ranks.stop or self.step == self.stage.steps)
+            if ranks.stop and self.step < self.stage.steps:
                 return False
             last_wait = time.perf_counter()
         return True
 
-    def _loader(self) -> Any:
-        manifest = Manifest(self.session.run.path("stages", self.name, "packs.parquet"))
-        return open_loader(self.spec, manifest, report=self.session.attempt.event if self.session.leads else _silent)
+    def _batches(self) -> Iterator[StepBatch]:
+        skips = as_first_says(read_skips(self.session.run.path("stages", self.name)))
+        loader = open_loader(self.spec, self.manifest, self.session.attempt.event, skips)
+        # an interleaved pipeline goes through its packs in groups of as many as it has stages
+        group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
+        return loader.batches(self.step, self.stage.steps, self.wrapped.lookers.seat, group)
 
-    def _set_rate(self) -> float:
-        rate = learning_rate(self.step, self.stage.optimizer, self.stage.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def _tell(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
-        """One line of metrics, and a sign of life every few seconds."""
-        self._skipped = 0 if result.updated else self._skipped + 1
-        self.session.pulse("step", self.step)
-        if self.session.leads:
-            line = {"stage": self.name, "step": self.step, "loss": _finite(result.loss)}
-            line |= {"grad_norm": _finite(result.grad_norm), "lr": rate, "tokens": result.tokens}
-            line |= {"targets": result.targets, "seconds": round(seconds, 4), "waited": round(waited, 4)}
-            line |= {"attempt": self.session.attempt.number, "time": round(time.time(), 3)}
-            self.session.run.append_metrics(line)
-            print(line, flush=True)
-        if self._skipped >= MOST_SKIPPED:
-            raise MegaVLMError(
-                f"{self._skipped} updates in a row had a gradient that is not finite, the last with loss {result.loss}",
-                where=f"stage '{self.name}', step {self.step}",
-                fix=f"lower stages.{self.name}.optimizer.lr, and look at metrics.jsonl for where it began",
-            )
+    def saved_state(self) -> str:
+        """What there is to go on from, in words."""
+        newest = latest(self.session.run, self.name)
+        if newest is None:
+            return "no checkpoint of this stage yet: the same command begins it anew"
+        return f"the last checkpoint is that after step {step_of(newest)}: the same command goes on from there"
 
     def _agreed_to_stop(self) -> bool:
         """Whether any rank was asked to save: all of them must save at the same step."""
@@ -132,14 +137,21 @@ class StageTrainer:
         dist.all_reduce(wish, op=dist.ReduceOp.MAX)
         return bool(wish)
 
-    def _save(self) -> None:
-        start = time.perf_counter()
-        self.session.pulse("save", self.step)
-        folder = checkpoint.save(self.session.run, self.name, self.step, self.model, self.optimizer)
-        if self.session.leads:
-            seconds = round(time.perf_counter() - start, 3)
-            self.session.attempt.event("saved", stage=self.name, step=self.step, seconds=seconds, folder=folder.name)
-        self.session.pulse("step", self.step)
+    def _save(self, last: bool) -> None:
+        """Begin a checkpoint where one is due, the last one being waited for; complete the one that is on disk."""
+        if last or self.step % self.stage.checkpoint.every == 0:
+            self.session.pulse("save", self.step)
+            self._tell_saved(self.saver.start(self.step, self.model, self.optimizer))
+            self._tell_saved(self.saver.finish(wait=last or not self.asynchronous))
+            self.session.pulse("step", self.step)
+        else:
+            self._tell_saved(self.saver.finish(wait=False))
+
+    def _tell_saved(self, saved: checkpoint.Saved | None) -> None:
+        """`seconds` are those that training stood for it, `written` those until it was on disk."""
+        if saved and self.session.leads:
+            times = {"seconds": round(saved.stood, 3), "written": round(saved.seconds, 3)}
+            self.session.attempt.event("saved", stage=self.name, step=saved.step, **times, folder=saved.folder.name)
 
 
 def as_first_says(value: T) -> T:
@@ -153,15 +165,18 @@ def as_first_says(value: T) -> T:
     return told[0]
 
 
+def agreed(problems: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+    """What turned out unreadable anywhere: those who read a sample's text and who decode its image are not the same."""
+    some = torch.tensor(len(problems), device=backend.device())
+    dist.all_reduce(some)
+    if not some:
+        return set()
+    found: list[list[tuple[int, int]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, list(problems))
+    return {problem for each in found for problem in each}
+
+
 def _found(source: Path | None, after: list[str]) -> Path:
     if source is None:
         raise MegaVLMError(f"a stage this one comes after has no checkpoint: {after}", fix="train it first")
     return source
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _silent(kind: str, **fields: Any) -> None:
-    """Only one rank reports: all of a replica read the same samples."""

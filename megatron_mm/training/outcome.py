@@ -9,6 +9,7 @@ from typing import Any
 from megavlm.platform.runs import RunFolder
 
 from ..config import Stages
+from ..data.skips import read_skips
 from .stages import chosen, is_finished
 
 EXIT_CODES = {"pass": 0, "fail": 3, "undecided": 5}
@@ -68,6 +69,8 @@ def stage_figures(run: RunFolder, name: str) -> dict[str, Any]:
 
 
 def stage_steps(run: RunFolder, name: str) -> list[dict[str, Any]]:
-    """The stage's lines of metrics.jsonl, one per step, the last one written where a resume repeated a step."""
+    """The stage's lines of metrics.jsonl that count, one per step: the last one written where a resume repeated it."""
+    skips = read_skips(run.path("stages", name))
     lines = [line for line in run.metrics(unique=("stage", "step")) if line.get("stage") == name and "loss" in line]
+    lines = [line for line in lines if skips.counts(line.get("attempt", 0), line["step"])]
     return sorted(lines, key=lambda line: line["step"])

@@ -20,19 +20,23 @@ from .stages import chosen
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """One stage in figures. tokens counts padded positions over all steps."""
+    """One stage in figures. tokens counts padded positions over all steps.
+
+    packs_per_batch, tokens and micro_batches are None where only packing tells them: of batches of samples or tokens.
+    """
 
     name: str
     parameters: int
     trained_parameters: int
     steps: int
-    packs_per_batch: int
+    batch: str  # the size of a global batch, with its unit
+    packs_per_batch: int | None
     sequence_length: int
-    tokens: int
+    tokens: int | None
     tp: int
     pp: int
     dp: int
-    micro_batches: int  # packs that one data-parallel rank works through in a step
+    micro_batches: int | None  # packs that a data-parallel rank works through in a step, at most
     precision: str
 
 
@@ -97,18 +101,19 @@ def visible_gpus() -> int:
 def _stage_plan(name: str, stage: Stage, model: ModelConfig, world: int) -> StagePlan:
     counts = model.parameter_counts()
     mixture, parallel = stage.mixture, stage.parallel
-    dp = world // parallel.split
+    dp, rows, of = world // parallel.split, mixture.rows_per_batch, mixture.global_batch
     return StagePlan(
         name=name,
         parameters=counts["total"],
         trained_parameters=sum(counts[axis] for axis in stage.train),
         steps=stage.steps,
-        packs_per_batch=mixture.packs_per_batch,
+        batch=f"{of.size} {of.unit}",
+        packs_per_batch=rows,
         sequence_length=mixture.sequence_length,
-        tokens=stage.steps * mixture.packs_per_batch * mixture.sequence_length,
+        tokens=rows and stage.steps * rows * mixture.sequence_length,
         tp=parallel.tp,
         pp=parallel.pp,
         dp=dp,
-        micro_batches=mixture.packs_per_batch // dp,
+        micro_batches=rows and -(-rows // dp),
         precision=stage.precision,
     )

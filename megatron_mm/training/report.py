@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from megavlm.platform.config import load_recipe
 
 from ..config import ModelConfig, Stage, Stages
 from ..data.manifest import Manifest
+from ..data.stats import stats
 from .outcome import stage_steps
 from .stages import frozen_axes
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from megavlm.platform.runs import RunFolder
 
 Lines = list[dict[str, Any]]
+
+MOST_ROWS = 50  # of a table of events
 
 INTRO = (
     "Every stage goes on from the weights of the one before it. The loss is the cross entropy per learnt token of a "
@@ -35,12 +39,16 @@ def add_sections(run: RunFolder, report: Report) -> None:
         return
     report.section("Training", INTRO)
     engine = _engine(run)
-    report.text(f"Engine: {engine['backend']} over {engine['collectives']}, {engine['world']} process(es).")
+    made = f", optimizer {engine['optimizer']}" if "optimizer" in engine else ""
+    report.text(f"Engine: {engine['backend']} over {engine['collectives']}, {engine['world']} process(es){made}.")
     report.line_chart("Loss", {name: _curve(lines, "loss") for name, lines in steps.items()}, "step", "loss")
     rows = [_stage_row(name, stages[name], recipe.section("model"), lines) for name, lines in steps.items()]
     report.table(rows, list(rows[0]), title="Stages")
     packs = [_pack_row(run, name) for name in steps]
     report.table(packs, list(packs[0]), title="Packs")
+    speed = {name: _curve(lines, "tflops_per_device") for name, lines in steps.items() if "mfu" in lines[-1]}
+    if speed:
+        report.line_chart("Model TFLOP/s per device", speed, "step")
     report.line_chart("Gradient norm", {name: _curve(lines, "grad_norm") for name, lines in steps.items()}, "step")
     _add_events(run, report)
 
@@ -70,29 +78,41 @@ def _stage_row(name: str, stage: Stage, model: ModelConfig, lines: Lines) -> dic
         "first loss": lines[0]["loss"],
         "last loss": lines[-1]["loss"],
         "tokens/s": round(sum(line["tokens"] for line in lines) / seconds),
+        "MFU": _median(lines, "mfu"),
+        "TFLOP/s per device": _median(lines, "tflops_per_device"),
+        "peak memory, GiB": max((line["memory"] for line in lines if line.get("memory") is not None), default=None),
         "seconds": round(seconds, 1),
         "waited for data": round(sum(line["waited"] for line in lines), 1),
     }
 
 
+def _median(lines: Lines, field: str) -> float | None:
+    values = [line[field] for line in lines if line.get(field) is not None]
+    return statistics.median(values) if values else None
+
+
 def _pack_row(run: RunFolder, name: str) -> dict[str, Any]:
-    manifest = Manifest(run.path("stages", name, "packs.parquet"))
-    tokens, tiles = manifest.column("tokens"), manifest.column("tiles")
+    told = stats(Manifest(run.path("stages", name, "packs")))
     return {
         "stage": name,
-        "packs": len(manifest),
-        "tokens each": manifest.sequence_length,
-        "fill": round(sum(tokens) / (len(tokens) * manifest.sequence_length), 4),
-        "learnt tokens": sum(manifest.column("targets")),
-        "tiles": sum(tiles),
-        "packs without an image": tiles.count(0),
+        "packs": told["packs"],
+        "tokens each": told["sequence_length"],
+        "fill": told["fill"],
+        "learnt tokens": told["tokens_learnt"],
+        "tiles": told["tiles"],
+        "packs without an image": told["packs_without_image"],
     }
 
 
 def _add_events(run: RunFolder, report: Report) -> None:
-    saves = [event["seconds"] for event in _events(run, "saved")]
+    saves = [event["written"] for event in _events(run, "saved")]
     if saves:
         report.figures({"checkpoints": len(saves), "slowest checkpoint, seconds": max(saves)})
+    strange = [*_events(run, "spike"), *_events(run, "skipped_update")]
+    if strange:
+        rows = [event | {"samples": ", ".join(event["samples"][:4])} for event in strange[:MOST_ROWS]]
+        columns = ["stage", "step", "batch", "kind", "loss", "grad_norm", "packs", "samples"]
+        report.table(rows, columns, title="Loss spikes, and updates left out for a gradient that was not finite")
     bad = _events(run, "bad_sample")
     if bad:
         columns = ["set", "key", "reason", "detail", "row"]

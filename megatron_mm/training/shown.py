@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 from megavlm.platform.progress import Progress, progress
 
 from ..config import Stages
+from .console import step_line
+
+LINE_SECONDS = 1.0  # between two lines of steps that are as they should be
+FAR_BEHIND = 2.0  # the slowest rank's own time over the median
 
 
 class Follower:
@@ -35,13 +40,17 @@ class Follower:
 
 
 class Shown:
-    """One progress display a stage, driven by the steps in metrics.jsonl."""
+    """One progress display a stage, driven by the steps in metrics.jsonl, and a line for each, or one a second.
+
+    A step that needs looking at always has its line: the update skipped, or a rank far behind the others.
+    """
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self._stage: str | None = None
         self._step = 0
         self._bar: Progress[Any] | None = None
+        self._told = 0.0
 
     def update(self, line: dict[str, Any]) -> None:
         """Take one line of metrics.jsonl."""
@@ -53,8 +62,18 @@ class Shown:
         if self._bar and line["step"] > self._step:
             self._bar.advance(line["step"] - self._step)
             self._step = line["step"]
-        if self._stage and self._step == self._stages[self._stage].steps:
+        steps = self._stages[line["stage"]].steps
+        if self._bar:
+            self._tell(line, steps)
+        if self._stage and self._step == steps:
             self.stop()  # the stage's evaluation is no step
+
+    def _tell(self, line: dict[str, Any], steps: int) -> None:
+        warn = not line.get("updated", True) or line.get("slowness", 1.0) >= FAR_BEHIND
+        now = time.monotonic()
+        if self._bar and (warn or line["step"] in (1, steps) or now - self._told >= LINE_SECONDS):
+            self._told = now
+            self._bar.tell(step_line(line, steps), warn=warn)
 
     def stop(self) -> None:
         """The display of the stage at hand is over."""

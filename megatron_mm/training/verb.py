@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,9 +20,11 @@ from megavlm.platform.runs import Attempt, RunFolder, SaveRequest, default_runs_
 
 from ..config import Stages
 from ..data.build import StageData, build_manifest
-from ..data.manifest import Manifest
+from ..data.manifest import Manifest, refuse_format_1
 from ..data.sets import demo_data_missing, sets_of
-from .checks import check_writable
+from ..data.skips import Skips, read_skips
+from .back import GoBack, plan_back
+from .checks import check_trackers, check_writable
 from .launch import follow, lead, shared_attempt
 from .lock import exclusive
 from .outcome import Outcome, outcome
@@ -29,12 +32,14 @@ from .plan import Plan, make_plan
 from .pulse import Pulse
 from .stages import chosen, unfinished
 
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.save_every", "data.sets.*")  # what a resume may set anew
+# What a resume may set anew.
+MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "stages.*.on_spike", "data.sets.*", "run.*")
 
 EPILOG = """\
 examples:
   megavlm train nvlm-d-mini                               every unfinished stage; run it again to resume
   megavlm train nvlm-d-mini stages.sft.steps=50 --dry-run --json
+  megavlm train nvlm-d-mini --stage sft --from-step 60 --skip 70:72   after a loss spike: back, and without two batches
 """
 
 
@@ -48,18 +53,20 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run or here.leads:
         check_writable(out)
         check_manifests(recipe, plan, out)
+        check_trackers(recipe)
+    back = _back(recipe, args, out)
     if args.dry_run:
-        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out))
+        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out, back))
         return 0
     if plan.nodes != here.nodes:
         fix = f"start it on every machine with {COUNT}={plan.nodes}, or let `megavlm submit` do so"
         raise ConfigError(f"--nodes {plan.nodes} plans, and starts nothing elsewhere", where="--nodes", fix=fix)
     if not here.leads:
         return follow(RunFolder(out), plan.nproc, here)
-    print(readable(plan, out), file=sys.stderr)
+    print(readable(plan, out, back), file=sys.stderr)
     make_demo_data(recipe)
     run = RunFolder.create(out, recipe.tree, recipe.origins, ["megavlm", "train", *argv], may_change=MAY_CHANGE)
-    told = train(run, recipe, plan, args.stage, here)
+    told = train(run, recipe, plan, args.stage, here, back)
     print(json.dumps(told.record(), indent=2) if args.json else told.readable())
     return told.exit_code
 
@@ -71,20 +78,37 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     p.add_argument("--nproc", type=int, help="processes on this machine (default: what the layout needs, or the GPUs)")
     p.add_argument("--nodes", type=int, help="with --dry-run: plan for so many machines with --nproc processes each")
+    p.add_argument("--from-step", type=int, metavar="A", help="go back to the newest checkpoint at or before step A")
+    p.add_argument("--skip", metavar="A:B", help="with it: leave the manifest's global batches A..B-1 (from 0) out")
     p.add_argument("--dry-run", action="store_true", help="check everything and print the plan; loads no torch")
     return p.parse_args(words)
 
 
-def train(run: RunFolder, recipe: Recipe, plan: Plan, only: str | None, here: Place) -> Outcome:
-    """Bring the run as far as it goes: pack what is not packed, then torchrun for all unfinished stages."""
+def _back(recipe: Recipe, args: argparse.Namespace, out: Path) -> GoBack | None:
+    if args.from_step is None and args.skip is None:
+        return None
+    return plan_back(RunFolder.open(out), recipe.section("stages"), args.stage, args.from_step, args.skip)
+
+
+def train(
+    run: RunFolder, recipe: Recipe, plan: Plan, only: str | None, here: Place, back: GoBack | None = None
+) -> Outcome:
+    """Bring the run as far as it goes: pack what is not packed, then torchrun for all unfinished stages.
+
+    With `back`, go back first, when it is sure that there are batches enough.
+    """
     stages: Stages = recipe.section("stages")
     if not here.alone:
         shared_attempt(run)
     locks = [run.path("stages", name, "lock") for name in chosen(stages, only)]
     with exclusive(locks), run.new_attempt() as attempt, SaveRequest(attempt) as request:
         names, saved = unfinished(run, stages, only), None
+        alive = _packing(attempt, request)
+        if back:
+            ensure_packs(run, StageData.of(recipe, back.stage), alive, back.skips(run, attempt.number))
+            back.do(run, attempt)
         for name in names:
-            ensure_packs(run, StageData.of(recipe, name), alive=_packing(attempt, request))
+            ensure_packs(run, StageData.of(recipe, name), alive)
         if names:
             print(f"log: {attempt.root}", file=sys.stderr)
             saved = lead(run, attempt, stages, names, plan.nproc, here, request)
@@ -105,23 +129,32 @@ def _packing(attempt: Attempt, request: SaveRequest) -> Callable[[], None]:
     return alive
 
 
-def ensure_packs(run: RunFolder, spec: StageData, alive: Callable[[], object] = lambda: None) -> Manifest:
+def ensure_packs(
+    run: RunFolder, spec: StageData, alive: Callable[[], object] = lambda: None, skips: Skips | None = None
+) -> Manifest:
     """The stage's manifest: the one there, if it was made for this configuration, or a new one.
 
     Raises ConfigError for a manifest with another fingerprint. One that is only too short is packed anew: a longer plan
-    begins with the shorter one.
+    begins with the shorter one. `skips`: those to come, where they are not the run's.
     """
     path = packs_path(run.root, spec.name)
+    spec = _longer(spec, (read_skips(path.parent) if skips is None else skips).count)
     if not path.exists():
         return build_manifest(spec, path, alive)
     manifest = Manifest(path)
-    manifest.check(spec.fingerprint(spec.open_sets()), packs=0)
-    return manifest if len(manifest) >= spec.packs_needed() else build_manifest(spec, path, alive)
+    manifest.check(spec.fingerprint(spec.open_sets()), steps=0)
+    return manifest if manifest.batches >= spec.stage.steps else build_manifest(spec, path, alive)
+
+
+def _longer(spec: StageData, batches: int) -> StageData:
+    stage = spec.stage.model_copy(update={"steps": spec.stage.steps + batches})
+    return dataclasses.replace(spec, stage=stage)
 
 
 def packs_path(run: Path, stage: str) -> Path:
-    """Where a run keeps a stage's manifest."""
-    return run / "stages" / stage / "packs.parquet"
+    """Where a run keeps a stage's manifest; raises InputError where it has one of an earlier format."""
+    path = run / "stages" / stage / "packs"
+    return path if path.exists() else refuse_format_1(path)
 
 
 def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
@@ -130,7 +163,7 @@ def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
         spec = StageData.of(recipe, stage.name)
         path = packs_path(out, stage.name)
         if path.exists() and not demo_data_missing(spec.data, sets_of(spec.stage)):
-            Manifest(path).check(spec.fingerprint(spec.open_sets()), packs=0)
+            Manifest(path).check(spec.fingerprint(spec.open_sets()), steps=0)
 
 
 def make_demo_data(recipe: Recipe) -> None:
@@ -150,7 +183,7 @@ def make_demo_data(recipe: Recipe) -> None:
         )
 
 
-def readable(plan: Plan, out: Path) -> str:
+def readable(plan: Plan, out: Path, back: GoBack | None = None) -> str:
     """The plan for people."""
     machines = f" ({plan.nodes} nodes x {plan.nproc})" if plan.nodes > 1 else ""
     head = f"plan: {plan.recipe} on {plan.world} process(es){machines}, run folder {out}"
@@ -158,6 +191,9 @@ def readable(plan: Plan, out: Path) -> str:
     rows = [head, columns]
     for s in plan.stages:
         parameters = f"{s.trained_parameters:,}/{s.parameters:,}"
-        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {s.micro_batches} micro-batches, {s.precision}"
-        rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{s.tokens:>15,}  {layout}")
-    return "\n".join([*rows, *(f"  note: {note}" for note in plan.notes)])
+        batches = f"{s.micro_batches} micro-batches" if s.micro_batches else f"batches of {s.batch}"
+        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {batches}, {s.precision}"
+        tokens = "" if s.tokens is None else f"{s.tokens:,}"
+        rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{tokens:>15}  {layout}")
+    notes = [*plan.notes, *([back.readable()] if back else [])]
+    return "\n".join([*rows, *(f"  note: {note}" for note in notes)])

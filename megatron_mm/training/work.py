@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 
 import torch.distributed as dist
 
@@ -13,10 +12,10 @@ from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
 from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
+from .engine import tell_engine
 from .loop import Session, StageTrainer, as_first_says
 from .pulse import Pulse
 from .stages import chosen, is_finished, mark_stage_finished
-from .step import unwrap
 
 
 def work(run: RunFolder, attempt: Attempt, names: Sequence[str], pulse: Pulse, wants_save: Callable[[], bool]) -> None:
@@ -28,7 +27,7 @@ def work(run: RunFolder, attempt: Attempt, names: Sequence[str], pulse: Pulse, w
         pulse("start")
         trainer = StageTrainer(session, name)
         if session.leads:
-            _tell_engine(trainer)
+            tell_engine(trainer)
         if not trainer.train():
             if session.leads:
                 _tell_saved(trainer)
@@ -46,7 +45,7 @@ def evaluate(trainer: StageTrainer) -> None:
     A gate that says no is written down like one that passes: the run goes on, and `train` tells it by its exit code.
     """
     session, stage, name = trainer.session, trainer.stage, trainer.name
-    model, alive = unwrap(trainer.model), partial(session.pulse, "evaluate")
+    model, alive = trainer.model, partial(session.pulse, "evaluate")
     alive()
     evaluate_stage(model, session.run, session.recipe, name, stage.evaluate, PLAIN, alive)
     blind = {suite: stage.evaluate[suite] for suite in stage.blind}
@@ -62,17 +61,3 @@ def _tell_saved(trainer: StageTrainer) -> None:
     """The attempt's event decides the exit code; the run's file is for people, and shared by all its attempts."""
     trainer.session.attempt.event("saved_on_request", stage=trainer.name, step=trainer.step)
     trainer.session.run.mark_saved(trainer.step)
-
-
-def _tell_engine(trainer: StageTrainer) -> None:
-    engine = f"megatron-core {version('megatron-core')}"
-    trainer.session.attempt.event(
-        "engine",
-        stage=trainer.name,
-        backend=engine,
-        collectives=backend.backend_name(),
-        tensor_parallel=trainer.stage.parallel.tp,
-        pipeline_parallel=trainer.stage.parallel.pp,
-        world=dist.get_world_size(),
-        from_step=trainer.step,
-    )

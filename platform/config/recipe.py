@@ -21,6 +21,7 @@ SECTIONS = {
     "curation": "megavlm.data_curation.config:CurationConfig",
     "data": "megavlm.megatron_mm.config:DataConfig",
     "model": "megavlm.megatron_mm.config:ModelConfig",
+    "run": "megavlm.megatron_mm.config:Run",
     "stages": "megavlm.megatron_mm.config:Stages",
 }
 RECIPE_PACKAGES = ("megavlm.data_curation.recipes", "megavlm.megatron_mm.recipes")

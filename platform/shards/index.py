@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Iterable
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..storage import Url, exists, file_size, open_file, read_range, write_atomic
@@ -19,6 +22,33 @@ SCHEMA = pa.schema([("key", pa.string()), ("ext", pa.string()), ("offset", pa.in
 # tell: tars are padded to whole records.
 _FINGERPRINT = b"tar_fingerprint"
 _TAIL = 64 * 1024
+# Kept there too, so that a folder of many shards is opened from the ends of their indexes.
+_SAMPLES, _DIGEST = b"samples", b"digest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How many samples a shard has, and a digest of their keys, fields and sizes in their order."""
+
+    samples: int
+    digest: str
+
+
+def summary(table: pa.Table) -> Summary:
+    """The summary of an index."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("key", "ext"):
+        digest.update("\0".join(table[name].to_pylist()).encode() + b"\0\0")
+    digest.update(table["size"].to_numpy().astype("<i8").tobytes())
+    return Summary(len(first_rows(table["key"])), digest.hexdigest())
+
+
+def first_rows(keys: pa.ChunkedArray) -> np.ndarray:
+    """int64 [samples]: the first row of each sample, which are the runs of equal keys."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    changed = pc.not_equal(keys[1:], keys[:-1]).to_numpy()
+    return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(changed) + 1])
 
 
 def index_url(tar: Url) -> str:
@@ -45,7 +75,9 @@ def to_table(members: Iterable[Member]) -> pa.Table:
 def write_index(tar: Url, table: pa.Table) -> str:
     """Write the index of the finished `tar` beside it, by rename; returns the index's SHA-256."""
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_FINGERPRINT: _fingerprint(tar)}), buffer)
+    told = summary(table)
+    known = {_FINGERPRINT: _fingerprint(tar), _SAMPLES: str(told.samples).encode(), _DIGEST: told.digest.encode()}
+    pq.write_table(table.replace_schema_metadata(known), buffer)
     write_atomic(index_url(tar), buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -62,6 +94,19 @@ def read_index(tar: Url) -> pa.Table | None:
     metadata = table.schema.metadata or {}
     fits = table.schema.remove_metadata() == SCHEMA and metadata.get(_FINGERPRINT) == _fingerprint(tar)
     return table if fits else None
+
+
+def read_summary(tar: Url) -> Summary | None:
+    """The summary that the index beside `tar` carries; None where there is no index, or none that fits and has one."""
+    if not exists(index_url(tar)):
+        return None
+    try:
+        with open_file(index_url(tar)) as file:
+            known = pq.read_metadata(file).metadata or {}
+        told = Summary(int(known[_SAMPLES]), known[_DIGEST].decode())
+    except (pa.ArrowInvalid, KeyError, ValueError):
+        return None
+    return told if known.get(_FINGERPRINT) == _fingerprint(tar) else None
 
 
 def _fingerprint(tar: Url) -> bytes:

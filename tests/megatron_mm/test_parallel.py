@@ -19,10 +19,18 @@ from megavlm.megatron_mm.config import Parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 LAYOUTS = {
-    2: ["tp2", "tp2 sequence parallel", "pp2", "dp2 distributed optimizer"],
-    4: ["tp2 pp2", "tp2 pp2 sequence parallel"],
+    2: ["tp2", "tp2 sequence parallel", "pp2", "pp2 interleaved", "cp2", "dp2"],
+    3: ["dp3"],
+    4: [
+        "tp2 pp2",
+        "tp2 pp2 sequence parallel",
+        "dp2 tp2",
+        "dp2 pp2",
+        "pp2 cp2",
+        "pp4 uneven",
+    ],
 }
-CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary"]
+CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary", "twenty steps"]
 
 
 def worker() -> ModuleType:
@@ -34,7 +42,7 @@ def worker() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
-    """Per case and step: loss, gradient norm, norm of the pixels' gradient, tokens, targets."""
+    """Per case and step: loss, gradient norm, what became of the tower, tokens, targets."""
     torch.set_num_threads(1)
     results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
     backend.shutdown()
@@ -54,7 +62,7 @@ def start(processes: int, out: Path) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 3, 4])
 def layouts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All layouts of one world size, in one start of torchrun."""
     return start(request.param, tmp_path_factory.mktemp("parallel") / "results.json") | {"world": request.param}
@@ -68,16 +76,18 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
         for case in CASES:
             for step, (ours, wanted) in enumerate(zip(layouts[layout][case], one_process[case], strict=True)):
                 place = f"{layout}, {case}, step {step}"
-                assert ours[0] == pytest.approx(wanted[0], abs=1e-5), place
-                assert ours[1] == pytest.approx(wanted[1], abs=1e-4), place
-                assert ours[2] == pytest.approx(wanted[2], rel=1e-3, abs=1e-9), place
+                assert ours[0] == pytest.approx(wanted[0], abs=1e-5 if step < 3 else 1e-4), place
+                assert ours[1] == pytest.approx(wanted[1], abs=1e-4 if step < 3 else 1e-3), place
+                assert ours[2] == pytest.approx(wanted[2], abs=1e-3 if step < 3 else 1e-2), (
+                    place
+                )  # Adam makes much of a small difference
                 assert ours[3:] == wanted[3:], place
 
 
 @pytest.mark.multiprocess
-def test_pixels_have_a_gradient_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
+def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
     for case, steps in one_process.items():
-        assert all((step[2] > 1e-6) == (case != "text") for step in steps), case
+        assert (abs(steps[0][2] - steps[-1][2]) > 0.05) == (case != "text"), case
 
 
 @pytest.mark.multiprocess

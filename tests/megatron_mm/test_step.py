@@ -51,14 +51,14 @@ def test_loss_gradient_and_update(
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-4).step()
 
-    wrapped = training.wrap(model, Parallel())
+    wrapped = training.wrap(model)
     options = Optimizer(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-4, clip=0.5)
-    optimizer = training.make_optimizer(wrapped, options, Parallel())
-    done = training.train_step(wrapped, optimizer, packs, config.objectives[0].build())
+    optimizer = training.make_optimizer(wrapped, options)
+    done = training.train_step(wrapped, optimizer, training.cut([packs], wrapped.lookers), config.objectives[0].build())
     assert done.loss == pytest.approx(loss.item(), abs=1e-5)
     assert done.grad_norm == pytest.approx(norm.item(), rel=1e-4) and norm > 0.5  # so that clipping did something
     assert (done.tokens, done.targets, done.updated) == (144, 36 + 48 + 3, True)
-    ours = dict(training.unwrap(wrapped).named_parameters())
+    ours = dict(wrapped.model.named_parameters())
     for name, p in plain.named_parameters():
         torch.testing.assert_close(ours[name], p, rtol=0, atol=1e-5, msg=name)
 
@@ -66,12 +66,13 @@ def test_loss_gradient_and_update(
 def test_bfloat16_steps(
     one_process: BuildContext, tiny_model: Callable[..., ModelConfig], packs: list[PackedBatch]
 ) -> None:
-    config, layout = tiny_model(), Parallel(distributed_optimizer=True)
+    config, layout = tiny_model(), Parallel()
     model = build_model(config, backend.build_context(layout, "bf16"))
     backend.initialise(model, seed=4)
     wanted = formula(model, packs).item()
-    wrapped = training.wrap(model, layout, "bf16")
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), layout, "bf16")
-    losses = [training.train_step(wrapped, optimizer, packs, config.objectives[0].build()).loss for _ in range(8)]
+    wrapped = training.wrap(model, "bf16")
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), "bf16")
+    batch, objective = training.cut([packs], wrapped.lookers), config.objectives[0].build()
+    losses = [training.train_step(wrapped, optimizer, batch, objective).loss for _ in range(8)]
     assert losses[0] == pytest.approx(wanted, abs=2e-2) and losses[-1] < losses[0] - 0.1
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

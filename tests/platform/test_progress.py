@@ -44,6 +44,16 @@ def test_an_unknown_total_shows_no_end():
     assert out.getvalue() == "scan: 4 files, 2.0 s, 2/s\n"
 
 
+def test_a_line_among_the_heartbeats_is_one_itself():
+    out, clock = io.StringIO(), Clock()
+    beat = Heartbeat(total=40, label="train", unit="step", every=10, stream=out, clock=clock)
+    clock.now += 9
+    beat.tell("loss 1.5", warn=False)
+    clock.now += 9
+    beat.advance(1)
+    assert out.getvalue() == "train: loss 1.5\n"
+
+
 def test_items_pass_unchanged_and_lines_go_to_stderr(capsys, monkeypatch):
     monkeypatch.delenv("MEGAVLM_QUIET", raising=False)
     assert list(progress(iter("abc"), label="letters", unit="letter")) == ["a", "b", "c"]
@@ -55,6 +65,7 @@ def test_quiet_says_nothing(capsys, monkeypatch):
     monkeypatch.setenv("MEGAVLM_QUIET", "1")
     with progress(total=2, label="x") as bar:
         bar.advance(2)
+        bar.tell("a line")
     assert list(progress([1, 2])) == [1, 2]
     assert capsys.readouterr() == ("", "")
 
@@ -73,7 +84,9 @@ def test_leaving_the_loop_early_still_ends_the_display(capsys, monkeypatch):
 )
 def test_on_a_terminal(environment, bar, colour):
     code = (
-        "from megavlm.platform.progress import progress\nfor _ in progress(range(3), label='work', unit='thing'): pass"
+        "from megavlm.platform.progress import progress\n"
+        "for _ in progress(range(3), label='work', unit='thing'): pass\n"
+        "with progress(total=1, label='y') as bar: bar.tell('a [line] of 12', warn=True)"
     )
     master, terminal = pty.openpty()
     variables = {
@@ -89,6 +102,7 @@ def test_on_a_terminal(environment, bar, colour):
     except OSError:  # Linux says so when the other end is closed
         pass
     os.close(master)
+    assert b"a [line] of 12" in text and (b"\x1b[33ma [line]" in text) == colour
     assert (b"3/3" in text) and (b"things" in text)
     assert ("━".encode() in text) == bar
     assert (b"\x1b[38;" in text or b"\x1b[3" in text) == colour

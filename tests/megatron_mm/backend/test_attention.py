@@ -12,7 +12,6 @@ from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
 from megavlm.megatron_mm.backend.attention import SDPAttention
-from megavlm.platform.errors import ConfigError
 
 HEADS, WIDTH = 4, 8
 
@@ -100,8 +99,3 @@ def test_packed_samples_never_meet() -> None:
     for t in (q, k, v):
         assert t.grad[4:10].abs().sum() > 0
         assert t.grad[:4].abs().sum() == 0 and t.grad[10:].abs().sum() == 0
-
-
-def test_context_parallelism_is_refused() -> None:
-    with pytest.raises(ConfigError, match="context parallelism"):
-        build(AttnMaskType.causal, cp=2)

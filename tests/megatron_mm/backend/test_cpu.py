@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.optimizer import clip_grads, optimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend import cpu
+from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import build_model
@@ -26,7 +27,7 @@ RESUMING = [
     "factories_schedules", "tensor_type", "tensor_cuda", "adam", "adam_flag", "adam_distributed", "adam_have",
 ]  # fmt: skip
 STREAMS = ["manual_seed", "tracker_get", "tracker_set"]
-BY_ITSELF = ["scatter", "results_queue", "adam_apex"]
+BY_ITSELF = ["scatter", "adam_apex"]
 
 
 def test_every_seam_has_its_test() -> None:
@@ -43,23 +44,25 @@ def resume(
     """Train in bfloat16 with the distributed optimizer, save, train two steps, go back, train them again."""
 
     def run() -> tuple[list[float], list[float]]:
-        parallel = Parallel(distributed_optimizer=True)
+        parallel = Parallel()
         backend.init_distributed(parallel, seed=1)
         config = tiny_model(decoder={"tied": True})
         model = build_model(config, backend.build_context(parallel, "bf16"))
         backend.initialise(model, seed=5)
-        wrapped = training.wrap(model, parallel, "bf16")
-        optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), parallel, "bf16")
+        wrapped = training.wrap(model, "bf16")
+        optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), "bf16")
 
         def two_steps() -> list[float]:
             loss = config.objectives[0].build()
-            return [training.train_step(wrapped, optimizer, [tiny_pack(seed)], loss).loss for seed in (2, 3)]
+            batches = [training.cut([[tiny_pack(seed)]], wrapped.lookers) for seed in (2, 3)]
+            return [training.train_step(wrapped, optimizer, batch, loss).loss for batch in batches]
 
         two_steps()
+        as_result()
         dist_checkpointing.save(state(model, optimizer, loading=False), str(tmp_path))
         straight = two_steps()
         loaded = dist_checkpointing.load(state(model, optimizer, loading=True), str(tmp_path))
-        model.load_state_dict(loaded["model"])
+        model.load_parts(loaded["model"])
         with torch.no_grad():
             optimizer.load_state_dict(loaded["optimizer"])
         return straight, two_steps()
@@ -113,23 +116,17 @@ def test_without_it_the_random_streams_are_one(one_process: BuildContext, name: 
     assert not apart
 
 
-def test_a_save_starts_no_manager_process(one_process: BuildContext) -> None:
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    assert isinstance(filesystem_async._get_write_results_queue(), queue.Queue)
-    with cpu.without("results_queue"):
-        assert filesystem_async._results_queue is None  # what would make it spawn one
-
-
 def steps_saved(tiny_model: Callable[..., ModelConfig], tiny_pack: Callable[..., PackedBatch]) -> list[int | None]:
     """The step each parameter group would be saved with, one group being empty on this rank."""
-    parallel = Parallel(distributed_optimizer=True)
+    parallel = Parallel()
     config = tiny_model()
-    wrapped = training.wrap(build_model(config, backend.build_context(parallel)), parallel)
-    backend.initialise(training.unwrap(wrapped), seed=1)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), parallel)
+    wrapped = training.wrap(build_model(config, backend.build_context(parallel)))
+    backend.initialise(wrapped.model, seed=1)
+    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2))
     optimizer.chained_optimizers[0].optimizer.param_groups[1]["params"].clear()
-    training.train_step(wrapped, optimizer, [tiny_pack()], config.objectives[0].build())
+    training.train_step(
+        wrapped, optimizer, training.cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build()
+    )
     groups = optimizer.chained_optimizers[0].state_dict()["optimizer"]["param_groups"]
     return [group.get("step") for group in groups]
 
@@ -147,3 +144,25 @@ def test_a_type_name_has_two_spellings() -> None:
     assert name == "torch.FloatTensor" and name == "torch.cuda.FloatTensor" and name != "torch.HalfTensor"
     assert name in ["torch.cuda.HalfTensor", "torch.cuda.FloatTensor"] and {name: 1}["torch.FloatTensor"] == 1
     assert torch.ones(2).type(torch.int64).dtype is torch.int64
+
+
+def test_installed_cuda_kernels_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Transformer Engine is installed on a machine without a GPU: megatron-core has taken its kernels."""
+
+    def kernel(*args: Any) -> None:
+        raise RuntimeError("no CUDA driver")
+
+    for seam in cpu.FUSED_SEAMS:
+        monkeypatch.setattr(*seam.holder(), kernel)
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])]
+    with pytest.raises(RuntimeError, match="no CUDA driver"):
+        clip_grads.get_grad_norm_fp32(gradients, grad_stats_parallel_group=None)
+    undo = [seam.install() for seam in cpu.FUSED_SEAMS]
+    try:
+        assert clip_grads.l2_norm_impl(0, None, [gradients], False)[0] == 5.0
+        copied = [torch.zeros(2), torch.zeros(1)]
+        optimizer._multi_tensor_copy_this_to_that(gradients, copied, torch.tensor([0]))
+        assert all(torch.equal(here, there) for here, there in zip(gradients, copied, strict=True))
+    finally:
+        for restore in undo:
+            restore()

@@ -51,6 +51,45 @@ def test_fp8_without_transformer_engine(tiny_model: Callable[..., ModelConfig], 
     assert error.value.where == "stages.sft.precision"
 
 
+WIDE = {"encoder": {"hidden": 128, "ffn": 256}, "decoder": {"hidden": 128, "ffn": 256}}
+
+
+def fp8(precision: str, length: int, **layout: object) -> Stage:
+    mixture = {"weights": {"text": 1}, "sequence_length": length, "packs_per_batch": 1}
+    return stage(precision=precision, mixture=mixture, parallel=layout)
+
+
+@pytest.mark.parametrize(
+    ("precision", "length", "layout", "said"),
+    [
+        ("fp8", 40, {}, r"sequence_length 40 is no multiple of 16"),
+        ("fp8_tensorwise", 48, {"cp": 2}, r"sequence_length 48 / cp 2 = 24 is no multiple of 16"),
+        ("fp8", 96, {"cp": 2, "tp": 4, "sequence_parallel": True}, r"96 / cp 2 / tp 4 = 12 is no multiple of 16"),
+        ("fp8", 48, {"tp": 4}, None),  # without sequence parallelism every rank holds all rows
+        ("fp8_blockwise", 128, {}, None),
+        ("fp8_blockwise", 128, {"tp": 2}, r"model.encoder.hidden 128 / tp 2 = 64 is no multiple of 128"),
+        ("fp8_blockwise", 192, {}, r"sequence_length 192 is no multiple of 128"),
+    ],
+)
+def test_fp8_sizes_after_the_split(
+    tiny_model: Callable[..., ModelConfig], precision: str, length: int, layout: dict[str, object], said: str | None
+) -> None:
+    planned = fp8(precision, length, **layout)
+    if said is None:
+        guards.check_stage(tiny_model(**WIDE), planned, elsewhere=True)
+        return
+    with pytest.raises(ConfigError, match=said):
+        guards.check_stage(tiny_model(**WIDE), planned, elsewhere=True)
+
+
+def test_fp8_counts_queries_keys_and_values_together(tiny_model: Callable[..., ModelConfig]) -> None:
+    """One product makes them: 128 wide in all, and 2 x 2 heads of 32 more, is no multiple of 128 in the second case."""
+    wide = {**WIDE, "decoder": {**WIDE["decoder"], "heads": 4, "kv_heads": 1}}
+    guards.check_stage(tiny_model(**WIDE), fp8("fp8_blockwise", 128), elsewhere=True)
+    with pytest.raises(ConfigError, match=r"head width 192 is no multiple of 128"):
+        guards.check_stage(tiny_model(**wide), fp8("fp8_blockwise", 128), elsewhere=True)
+
+
 def test_missing_psutil(tiny_model: Callable[..., ModelConfig], without: Callable[[str], None]) -> None:
     without("psutil")
     with pytest.raises(MissingPackage, match="psutil"):
@@ -59,7 +98,7 @@ def test_missing_psutil(tiny_model: Callable[..., ModelConfig], without: Callabl
 
 @pytest.mark.parametrize("layout", [{"tp": 3}, {"pp": 4}, {"tp": 8}])
 def test_layouts_that_do_not_divide(tiny_model: Callable[..., ModelConfig], layout: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="does not divide"):
+    with pytest.raises(ConfigError, match="does not divide|are left for"):
         guards.check_stage(tiny_model(), stage(parallel=layout))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +25,7 @@ def drawn(
             for p in model.parameters():
                 p.fill_(float("nan"))
         backend.initialise(model, seed)
-        return dict(model.named_parameters())
+        return {re.sub(r"^(tower|stages\.0)\.", "", name): p for name, p in model.named_parameters()}
 
     return draw
 

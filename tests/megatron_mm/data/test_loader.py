@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from megavlm.megatron_mm.data.assemble import GREY, IGNORED
 from megavlm.megatron_mm.data.build import StageData, build_manifest
 from megavlm.megatron_mm.data.loader import open_loader
+from megavlm.megatron_mm.data.shares import Grid, Seat
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError
@@ -25,22 +27,32 @@ MINI = load_tokenizer("mini")
 def opened(make_recipe, tmp_path):
     def open_(**sets):
         spec = StageData.of(load_recipe(str(make_recipe(**sets))), "only")
-        manifest = build_manifest(spec, tmp_path / "packs.parquet")
+        manifest = build_manifest(spec, tmp_path / "packs")
         events = []
         return manifest, open_loader(spec, manifest, lambda kind, **fields: events.append((kind, fields))), events
 
     return open_
 
 
+def rows(manifest, loader) -> dict:
+    """Row -> its pack, with the tiles put back: those of one process that does everything."""
+    found = {}
+    for step in range(manifest.batches):
+        batch = loader.batch(step)
+        tiles = batch.tiles.split([manifest[row].tiles for row in batch.rows])
+        found |= {row: replace(p, tiles=t) for row, p, t in zip(batch.rows, batch.packs, tiles, strict=True)}
+    return found
+
+
 def same(a, b) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+    return all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True) if x is not None)
 
 
 def test_a_row_holds_what_the_manifest_says(opened):
     manifest, loader, _ = opened()
-    for row in range(len(manifest)):
-        pack, batch = manifest[row], loader.row(row)
-        ends = np.cumsum([entry.tokens for entry in pack.samples]).tolist()
+    for row, batch in rows(manifest, loader).items():
+        pack = manifest[row]
+        ends = np.cumsum([entry.tokens for entry in pack.entries]).tolist()
         assert batch.cu_seqlens.tolist() == [0, *ends] + ([96] if ends[-1] < 96 else [])
         assert batch.tokens.shape == batch.labels.shape == (1, 96) and batch.tokens.dtype == torch.int64
         assert len(batch.tiles) == pack.tiles and len(batch.visual_index) == pack.tiles * PER_TILE
@@ -52,21 +64,21 @@ def test_a_row_holds_what_the_manifest_says(opened):
 
 def test_learnt_tokens_are_the_answers(opened):
     manifest, loader, _ = opened()
-    for row in range(8):
-        batch, learnt = loader.row(row), []
+    for row, batch in rows(manifest, loader).items():
+        learnt = []
         for start, end in zip(batch.cu_seqlens[:-1].tolist(), batch.cu_seqlens[1:].tolist(), strict=True):
             labels = batch.labels[0, start:end]
             learnt.append(MINI.show(labels[labels != IGNORED].tolist()))
-        answers = [("red" if e.set == "vqa" else e.key[1:]) + "<|im_end|>" for e in manifest[row].samples]
+        answers = [("red" if e.set == "vqa" else str(e.index)) + "<|im_end|>" for e in manifest[row].entries]
         assert learnt[: len(answers)] == answers and not any(learnt[len(answers) :])
 
 
 def test_tiles_are_the_picture_s(opened, make_recipe, tmp_path):
     manifest, loader, _ = opened()
-    row = next(k for k in range(len(manifest)) if any(e.key == "p0" for e in manifest[k].samples))
+    row = next(k for k in range(len(manifest)) if any((e.set, e.index) == ("vqa", 0) for e in manifest[k].entries))
     before = 0
-    for entry in manifest[row].samples:
-        if entry.key == "p0":
+    for entry in manifest[row].entries:
+        if (entry.set, entry.index) == ("vqa", 0):
             break
         before += entry.tiles
 
@@ -74,23 +86,55 @@ def test_tiles_are_the_picture_s(opened, make_recipe, tmp_path):
     (tmp_path / "p0.jpg").write_bytes(data)
     with Image.open(tmp_path / "p0.jpg") as image:
         expected = np.asarray(image.convert("RGB").resize((28, 28), Image.Resampling.BICUBIC))
-    found = loader.row(row).tiles[before].permute(1, 2, 0).numpy()
+    found = rows(manifest, loader)[row].tiles[before].permute(1, 2, 0).numpy()
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1  # libjpeg-turbo against Pillow's own libjpeg
 
 
-def test_ranks_share_a_global_batch_and_any_start_is_the_same(opened):
+@pytest.mark.parametrize(("dp", "pp", "cp", "tp"), [(2, 1, 1, 1), (3, 1, 1, 1), (2, 2, 2, 2), (5, 1, 1, 1)])
+def test_every_layout_sees_the_same_packs_and_tiles(opened, dp, pp, cp, tp):
     manifest, loader, _ = opened()
-    whole = loader.batch(3)
-    parts = [batch for rank in (0, 1) for batch in loader.batch(3, rank, ranks=2)]
-    assert len(whole) == 4 and all(same(a, b) for a, b in zip(whole, parts, strict=True))
-    assert same(whole[2], loader.row(3 * 4 + 2))
-    streamed = list(loader.batches(2, 6))
+    grid, step = Grid(dp, pp, cp), 3
+    whole, parts, seen = rows(manifest, loader), [], {}
+    for member in range(grid.size):
+        for rank in range(tp):
+            batch = loader.batch(step, Seat(grid, member, tp, rank))
+            parts.append((batch.shares.decodes(member, tp, rank), batch.tiles))
+            for row, pack in zip(batch.rows, batch.packs, strict=True):
+                assert row is None or same(pack, replace(whole[row], tiles=pack.tiles))
+                seen[row] = seen.get(row, set()) | {grid.place(member)[0]}
+        assert batch.packs
+    assert {row: len(replicas) for row, replicas in seen.items() if row is not None} == dict.fromkeys(range(12, 16), 1)
+    assert (None in seen) == (dp > 4)  # a replica that is left over gets a pack of padding
+    tiles = torch.cat([part for _, part in sorted(parts, key=lambda part: part[0].start)])
+    ordered = [
+        row for replica in range(dp) for row in sorted(r for r in seen if r is not None and seen[r] == {replica})
+    ]
+    assert torch.equal(tiles, torch.cat([whole[row].tiles for row in ordered]))
+
+
+def test_an_interleaved_pipeline_gets_as_many_packs_as_it_goes_through_at_a_time(opened):
+    _, loader, _ = opened()
+    batches = [loader.batch(0, Seat(Grid(dp=3, pp=2), member), micro_batches_of=2) for member in range(3)]
+    assert [len(batch.packs) for batch in batches] == [2, 2, 2]
+    assert [batch.rows.count(None) for batch in batches] == [0, 1, 1]
+    filler = batches[1].packs[-1]
+    assert not filler.loss_weights.any() and filler.length == 96 and len(filler.visual_index) == 0
+
+
+def test_any_start_is_the_same(opened):
+    _, loader, _ = opened()
+    streamed = list(loader.batches(2, 6, Seat()))
     assert len(streamed) == 4
-    assert all(same(a, b) for a, b in zip(streamed[1], whole, strict=True))
+    again = loader.batch(3)
+    assert all(same(a, b) for a, b in zip(streamed[1].packs, again.packs, strict=True))
+    assert torch.equal(streamed[1].tiles, again.tiles)
+
+
+def is_cut(entry) -> bool:
+    return (entry.set, entry.index) == ("vqa", 0)
 
 
 def test_a_truncated_image_costs_one_sample(opened):
-
     pixels = np.random.default_rng(1).integers(0, 256, (40, 90, 3), np.uint8)
     out = BytesIO()
     Image.fromarray(pixels).save(out, "jpeg")
@@ -98,25 +142,30 @@ def test_a_truncated_image_costs_one_sample(opened):
     cut = {"jpg": out.getvalue()[: len(out.getvalue()) // 2], "json": turn}
     whole = {"jpg": out.getvalue(), "json": turn}
     manifest, loader, events = opened(vqa={"cut": cut, "whole": whole})
-    batches = [loader.row(row) for row in range(len(manifest))]
+    met = 0
+    for step in range(6):
+        batch = loader.batch(step)
+        wanted = [(row, k) for row in batch.rows for k, e in enumerate(manifest[row].entries) if is_cut(e)]
+        assert list(batch.problems) == sorted(wanted)
+        told, tile = batch.without(batch.problems), 0
+        for row, pack in zip(batch.rows, told.packs, strict=True):
+            start = 0
+            for entry in manifest[row].entries:
+                weights = pack.loss_weights[0, start : start + entry.tokens]
+                tiles = batch.tiles[tile : tile + entry.tiles]
+                assert bool(weights.any()) == (not is_cut(entry))
+                if is_cut(entry):
+                    assert (tiles == GREY).all() and len(tiles) == 3
+                    met += 1
+                start, tile = start + entry.tokens, tile + entry.tiles
     # Reported once, although drawn many times.
+    assert met > 1
     assert [(kind, fields["key"], fields["reason"]) for kind, fields in events] == [("bad_sample", "cut", "truncated")]
-    for row, batch in enumerate(batches):
-        start = tile = 0
-        for entry in manifest[row].samples:
-            labels = batch.labels[0, start : start + entry.tokens]
-            tiles = batch.tiles[tile : tile + entry.tiles]
-            if entry.key == "cut":
-                assert (labels == IGNORED).all() and (tiles == GREY).all() and len(tiles) == 3
-                assert not batch.loss_weights[0, start : start + entry.tokens].any()
-            else:
-                assert (labels != IGNORED).any()
-            start, tile = start + entry.tokens, tile + entry.tiles
 
 
 def test_a_stage_s_loader_refuses_another_manifest(make_recipe, tmp_path):
     recipe = make_recipe()
-    manifest = build_manifest(StageData.of(load_recipe(str(recipe)), "only"), tmp_path / "packs.parquet")
-    other = StageData.of(load_recipe(str(recipe), ["data.system=x"]), "only")
+    manifest = build_manifest(StageData.of(load_recipe(str(recipe)), "only"), tmp_path / "packs")
+    other = StageData.of(load_recipe(str(recipe), ["data.template.system=x"]), "only")
     with pytest.raises(ConfigError, match="system"):
         open_loader(other, manifest)

@@ -1,16 +1,23 @@
-"""Draws and packing, against brute force and as properties."""
+"""Bins, windows and global batches: against brute force and as properties."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megavlm.megatron_mm.data.packing import best_fit, draw, pack
+from megavlm.megatron_mm.data.batches import batches
+from megavlm.megatron_mm.data.columns import SizesInMemory
+from megavlm.megatron_mm.data.draw import Source, draw
+from megavlm.megatron_mm.data.filling import WINDOW
+from megavlm.megatron_mm.data.items import Items, Ragged
+from megavlm.megatron_mm.data.knapsack import best_fit
+from megavlm.megatron_mm.data.rows import Rows
 
 CAPACITY = 20
 LENGTHS = st.lists(st.integers(1, CAPACITY), max_size=60)
@@ -55,62 +62,132 @@ def test_best_fit_takes_the_fullest_bin_that_fits() -> None:
     assert best_fit([6, 5, 4, 5], 10) == [[0, 2], [1, 3]]
 
 
-def test_a_global_batch_is_a_draw_from_the_mixture() -> None:
-    """Short and long conversations share packs as they share draws: sorted by length they would stand apart."""
-    lengths = {"short": np.full(500, 22), "long": np.full(500, 40)}
-    drawn = draw(lengths, {"short": 1.0, "long": 1.0}, seed=3)
-    packs = list(itertools.islice(pack(drawn, 1024, seed=3), 100))
-    shares = [np.mean([item.set == "short" for item in group]) for group in packs]
-    assert 0.46 < np.mean(shares) < 0.54
-    # A fair draw of 33 has a deviation of 0.087; packs of one kind only would have 0.5.
-    assert np.std(shares) < 0.13
-    assert np.mean([sum(item.length for item in group) for group in packs]) > 0.97 * 1024
-
-
 def test_an_item_above_the_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="21 tokens"):
         best_fit([3, 21], CAPACITY)
 
 
-def take(lengths: dict[str, np.ndarray], weights: dict[str, float], seed: int, count: int) -> list:
-    return list(itertools.islice(draw(lengths, weights, seed), count))
+def items(lengths: list[int], pictured: list[bool] | None = None) -> Items:
+    """Samples of one set, number k of lengths[k] tokens, with one image where `pictured`."""
+    n = len(lengths)
+    counts = np.array(pictured or [False] * n, np.int64)
+    images = Ragged(np.ones(int(counts.sum()), np.int16), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+    small = np.zeros(n, np.int32)
+    tokens = np.array(lengths, np.int32)
+    return Items(np.zeros(n, np.int16), np.arange(n), small, tokens, small, images, np.full(n, -1))
 
 
-@settings(deadline=None)
-@given(LENGTHS.filter(len), st.integers(0, 5), st.integers(1, 4))
-def test_packs_hold_every_draw_once(lengths: list[int], seed: int, passes: int) -> None:
-    drawn = take({"a": np.array(lengths)}, {"a": 1.0}, seed, passes * len(lengths))
-    packs = list(pack(iter(drawn), CAPACITY, seed, window=4))
-    assert Counter(itertools.chain(*packs)) == Counter(drawn)
-    assert all(sum(item.length for item in group) <= CAPACITY for group in packs)
+def numbers(rows: Rows) -> list[list[int]]:
+    """The samples' numbers, row by row."""
+    return [rows.items.index[a:b].tolist() for a, b in zip(rows.starts, rows.ends, strict=True)]
 
 
-@given(LENGTHS.filter(len), st.integers(0, 5))
-def test_a_longer_plan_starts_with_the_shorter_one(lengths: list[int], seed: int) -> None:
-    def plan(packs: int) -> list:
-        endless = draw({"a": np.array(lengths), "b": np.array([2, 3])}, {"a": 3, "b": 1}, seed)
-        return list(itertools.islice(pack(endless, CAPACITY, seed, window=4), packs))
-
-    assert plan(12)[:5] == plan(5)
-
-
-def test_every_pass_holds_every_usable_sample_once_in_another_order() -> None:
-    lengths = np.array([3, 0, 5, 7, 2, 9, 1, 4])
-    drawn = take({"a": lengths}, {"a": 1.0}, 3, 21)
-    passes = [[item.index for item in drawn if item.epoch == k] for k in range(3)]
-    assert all(sorted(each) == [0, 2, 3, 4, 5, 6, 7] for each in passes)
-    assert passes[0] != passes[1]
+def in_chunks(whole: Items, sizes: list[int]) -> Iterator[Items]:
+    first = 0
+    for size in itertools.cycle(sizes):
+        if first >= len(whole):
+            return
+        yield whole[first : first + size]
+        first += size
 
 
-def test_sets_are_drawn_by_weight() -> None:
-    sets = {"a": np.full(10, 2), "b": np.full(1000, 2), "never": np.full(5, 2)}
-    counts = Counter(item.set for item in take(sets, {"a": 3, "b": 1, "never": 0}, 1, 8000))
-    # Binomial(8000, 3/4): standard deviation 39.
-    assert counts["never"] == 0 and abs(counts["a"] - 6000) < 4 * 39
+MANY = st.lists(st.integers(1, CAPACITY), max_size=300)
+CHUNKS = st.lists(st.integers(1, 50), min_size=1, max_size=4)
+UNITS = st.sampled_from(["packs", "samples", "tokens"])
 
 
-def test_packs_are_filled() -> None:
-    lengths = np.random.default_rng(0).integers(20, 200, 500)
-    endless = draw({"a": lengths}, {"a": 1}, 0)
-    packs = list(itertools.islice(pack(endless, 512, 0), 300))
-    assert np.mean([sum(item.length for item in group) for group in packs]) / 512 > 0.99
+@given(MANY, CHUNKS, UNITS, st.integers(1, 30), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_batches_are_whole_and_hold_nothing_twice(
+    lengths: list[int], chunks: list[int], unit: str, size: int, pack: bool, grouped: bool, seed: int
+) -> None:
+    whole = items(lengths, [k % 3 == 0 for k in range(len(lengths))])
+    made = list(batches(in_chunks(whole, chunks), CAPACITY, unit, size, seed, pack=pack, grouped=grouped))
+    used = [k for batch in made for row in numbers(batch) for k in row]
+    assert len(used) == len(set(used)) <= len(lengths)
+    for batch in made:
+        assert all(0 < sum(lengths[k] for k in row) <= CAPACITY for row in numbers(batch))
+        assert pack or all(len(row) == 1 for row in numbers(batch))
+        tokens = batch.items.tokens.tolist()
+        assert {"packs": len(batch), "samples": len(tokens)}.get(unit, size) == size
+        assert unit != "tokens" or sum(tokens) >= size > sum(tokens) - max(tokens)
+    # What is left out would not have made another batch.
+    left = [lengths[k] for k in set(range(len(lengths))) - set(used)]
+    if unit != "packs":
+        assert len(left) < size if unit == "samples" else sum(left) < size
+    elif not pack:
+        assert len(left) < size
+    else:
+        assert fewest_bins(sorted(left, reverse=True)[:7], CAPACITY) <= size
+
+
+@given(MANY, CHUNKS, CHUNKS, UNITS, st.integers(1, 30), st.booleans())
+def test_batches_do_not_depend_on_how_draws_come_in(
+    lengths: list[int], one: list[int], two: list[int], unit: str, size: int, pack: bool
+) -> None:
+    made = [
+        [numbers(batch) for batch in batches(in_chunks(items(lengths), chunks), CAPACITY, unit, size, 1, pack=pack)]
+        for chunks in (one, two)
+    ]
+    assert made[0] == made[1]
+
+
+@given(MANY, UNITS, st.integers(1, 30))
+def test_grouped_batches_are_of_one_modality_longest_first(lengths: list[int], unit: str, size: int) -> None:
+    pictured = [k % 3 == 0 for k in range(len(lengths))]
+    made = list(batches([items(lengths, pictured)], CAPACITY, unit, size, 0, grouped=True))
+    kinds = [{bool(count) for count in batch.items.images.counts} for batch in made]
+    mixed = [k for k, kind in enumerate(kinds) if len(kind) > 1]
+    assert all(batch.tokens.tolist() == sorted(batch.tokens.tolist(), reverse=True) for batch in made)
+    # Only the last ones may be mixed: what was left of both.
+    assert mixed == [] or sum(len(kind) == 1 for kind in kinds[mixed[0] :]) * size < 2 * size
+
+
+def sizes(lengths: list[int], shards: int = 1) -> SizesInMemory:
+    n = len(lengths)
+    starts = np.linspace(0, n, shards + 1).astype(np.int64)
+    tokens = np.array(lengths, np.int32)
+    return SizesInMemory(starts, tokens, tokens // 2, Ragged(np.zeros(0, np.int16), np.zeros(n + 1, np.int64)))
+
+
+def test_a_global_batch_is_a_draw_from_the_mixture() -> None:
+    """Short and long conversations share packs as they share draws: sorted by length they would stand apart."""
+    sources = [Source(0, "short", sizes([22] * 500), 1.0), Source(1, "long", sizes([40] * 500), 1.0)]
+    made = itertools.islice(batches(draw(sources, 1024, 1, seed=3), 1024, "packs", 10, 3), 100)
+    rows = Rows.concat(list(made))
+    short = [np.mean(rows.items.set[a:b] == 0) for a, b in zip(rows.starts, rows.ends, strict=True)]
+    assert 0.46 < np.mean(short) < 0.54
+    # A fair draw of 33 has a deviation of 0.087; packs of one kind only would have 0.5.
+    assert np.std(short) < 0.13
+    assert rows.tokens.mean() > 0.98 * 1024
+
+
+@settings(max_examples=8)
+@given(st.lists(st.integers(1, CAPACITY), min_size=20, max_size=60), UNITS, st.integers(0, 5), st.booleans())
+def test_a_longer_plan_starts_with_the_shorter_one(lengths: list[int], unit: str, seed: int, grouped: bool) -> None:
+    def plan(count: int) -> list:
+        sources = [Source(0, "a", sizes(lengths, 3), 3.0), Source(1, "b", sizes([2, 3]), 1.0)]
+        made = batches(draw(sources, CAPACITY, 2, seed), CAPACITY, unit, 40, seed, grouped=grouped)
+        return [numbers(batch) for batch in itertools.islice(made, count)]
+
+    assert plan(7)[:3] == plan(3)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("unit", ["packs", "samples"])
+def test_a_small_set_goes_through_its_passes_one_after_the_other(unit: str, grouped: bool) -> None:
+    """30 short samples, 600 and more in a window: what a short plan sees is not some of them many times."""
+    made = batches(draw([Source(0, "a", sizes([4] * 30), 1.0)], 100, 16, 0), 100, unit, 2, 0, grouped=grouped)
+    rows = Rows.concat(list(itertools.islice(made, 48)))
+    seen = Counter(rows.items.index.tolist())
+    assert len(seen) == 30 and max(seen.values()) - min(seen.values()) <= (4 if grouped else 2)
+
+
+def test_no_item_waits_for_ever() -> None:
+    """Of two kinds that never fit each other well, the one that fills a row worse still goes out."""
+    lengths = [14, 11, 11, 11] * 5000
+    made = list(itertools.islice(batches([items(lengths)], CAPACITY, "packs", 16, 0), 900))
+    waited = [k for batch in made for row in numbers(batch) for k in row]
+    assert Counter(lengths[k] for k in waited)[14] > 0.2 * len(waited)
+    patience = 2 * WINDOW * CAPACITY / np.mean(lengths)
+    assert max(place - k for place, k in enumerate(waited)) < patience < max(waited)
+    assert set(range(max(waited) - int(patience))) <= set(waited)

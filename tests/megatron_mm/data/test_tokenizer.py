@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megavlm.megatron_mm.data.conversation import Chat
+from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import SHIPPED, load_tokenizer
 from megavlm.megatron_mm.data.tokenizers.build_mini import build
 from megavlm.platform.demo.rendering import COLOURS, FRAMES, WEAVES
@@ -70,11 +72,18 @@ def test_a_broken_tokenizer_file_is_an_input_error(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
-def test_a_tokenizer_without_chatml_markers_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_template_s_token_is_refused_by_name(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(InputError, match="im_start"):
+    with pytest.raises(ConfigError, match=r"no token '<\|im_start\|>', which template 'chatml' needs"):
+        Chat(ChatML(), load_tokenizer(str(tmp_path)), lambda index, count: "", 4)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"text"'])
+def test_what_is_no_tokenizer_is_an_input_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match="not a tokenizer.json"):
         load_tokenizer(str(tmp_path))
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from megavlm.megatron_mm.config import Tiling
-from megavlm.megatron_mm.data.conversation import ChatML
+from megavlm.megatron_mm.data.conversation import Chat
+from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.evaluation.items import read_items
 from megavlm.platform.errors import InputError
 
 TILING = Tiling(tile=56, max_tiles=4)
-CHAT = ChatML(load_tokenizer("mini"), lambda index, count: f"<tile_{index + 1}>", tokens_per_tile=4)
+CHAT = Chat(ChatML(), load_tokenizer("mini"), lambda index, count: f"<tile_{index + 1}>", tokens_per_tile=4)
 
 
 def test_reads_items_and_lists_bad_ones_with_their_reason(ask: Callable, picture: Callable, held_out: Callable) -> None:
@@ -29,7 +30,7 @@ def test_reads_items_and_lists_bad_ones_with_their_reason(ask: Callable, picture
     items, problems = read_items(reader, TILING)
     assert [(item.id, item.kind, item.expected, len(item.images)) for item in items] == [("a", "count", "2", 1)]
     reasons = {item.id: item.problem for item in problems}
-    assert reasons == {"b": "invalid_json", "c": "image_not_an_image", "d": "no_answer", "e": "two_answers"}
+    assert reasons == {"b": "invalid_json", "c": "image_not_an_image", "d": "empty_turn", "e": "two_answers"}
     assert not any(item.correct for item in problems)
 
 
@@ -39,7 +40,7 @@ def test_only_the_last_answer_and_its_end_are_targets(held_out: Callable) -> Non
     items, _ = read_items(held_out([("a", {"json": {"messages": messages}})]), TILING)
     encoded = items[0].encode(CHAT)
     tokenizer = load_tokenizer("mini")
-    assert encoded.tokens[encoded.target].tolist() == [*tokenizer.encode("second"), tokenizer.im_end]
+    assert encoded.tokens[encoded.target].tolist() == [*tokenizer.encode("second"), tokenizer.id_of("<|im_end|>")]
     assert np.array_equal(encoded.tokens, CHAT.encode(messages, []).tokens)
 
 

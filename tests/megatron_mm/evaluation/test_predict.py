@@ -17,7 +17,7 @@ from megavlm.platform.shards import ShardWriter
 
 WORKER = Path(__file__).parent / "two_ranks.py"
 TOKENIZER = load_tokenizer("mini")
-LAYOUTS = ["dp2", "tp2", "tp2_sp", "pp2"]
+LAYOUTS = ["dp2", "tp2", "tp2_sp", "pp2", "pp2_vp2", "cp2"]
 
 
 def lessons(ask: Callable, picture: Callable) -> list[tuple[str, dict]]:
@@ -74,7 +74,7 @@ def test_right_exactly_when_generation_says_the_expected_answer(results: dict[st
     for item in results[layout]["predictions"]:
         if item["problem"]:
             continue
-        expected = [*TOKENIZER.encode(item["expected"]), TOKENIZER.im_end]
+        expected = [*TOKENIZER.encode(item["expected"]), TOKENIZER.id_of("<|im_end|>")]
         assert item["correct"] == (said[item["id"]][: len(expected)] == expected), item
         if not item["correct"]:
             assert TOKENIZER.decode(said[item["id"]]).startswith(item["answer"].removesuffix("..."))
@@ -117,4 +117,5 @@ def test_two_tensor_parallel_ranks_generate_what_one_does(results: dict[str, Any
 @pytest.mark.multiprocess
 def test_generation_refuses_layouts_that_would_answer_wrongly(results: dict[str, Any]) -> None:
     assert results["tp2_sp"]["refused"] == "parallel.sequence_parallel"
-    assert results["pp2"]["refused"] == "parallel.pp"
+    assert results["pp2"]["refused"] == results["pp2_vp2"]["refused"] == "parallel.pp"
+    assert results["cp2"]["refused"] == "parallel.cp"

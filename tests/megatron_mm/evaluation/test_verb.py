@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megavlm.megatron_mm.evaluation.predictions import Prediction, write_predictions
+from megavlm.megatron_mm.evaluation.predictions import Prediction, read_predictions, write_predictions
 from megavlm.megatron_mm.evaluation.stage import gate_path, predictions_path
 from megavlm.platform.cli import main
 from megavlm.platform.config import load_recipe
@@ -96,6 +96,24 @@ def test_what_cannot_be_evaluated_exits_2_and_says_how_to_mend_it(
     assert says in capsys.readouterr().err
 
 
+def test_the_newest_checkpoint_of_a_stage_is_the_stage(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    answered(run, "sft", 150)
+    older, newer = (run.path("checkpoints", "sft", f"step-00000{step}") for step in (1, 2))
+    for folder in (older, newer):
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").touch()
+        os.utime(folder / "COMPLETE", (0, 0))
+    write_predictions(
+        predictions_path(run, "sft", "text", checkpoint=older), [Prediction("i0", "spell", False, "b", "a")]
+    )
+    for folder, items in ((newer, 200), (older, 1)):
+        assert main(["eval", str(folder), "--suite", "text", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["items"] == items
+    assert main(["eval", str(older), "--stage", "language", "--suite", "text"]) == 2
+    assert main(["eval", str(run.root), "--suite", "text"]) == 2
+    assert "give --stage sft" in (said := capsys.readouterr().err) and "with --stage" in said
+
+
 def test_generate_refuses_before_it_loads_torch(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(run.root), "hello"]) == 2
     assert "no complete checkpoint" in capsys.readouterr().err
@@ -105,16 +123,18 @@ SAVE = """
 import sys
 from megatron.core import dist_checkpointing
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.platform.config import load_recipe
 from pathlib import Path
 
+as_result()
 backend.init_distributed(Parallel(), 1)
 model = build_model(load_recipe(sys.argv[1]).section("model"), backend.build_context(Parallel()))
-for seed, stage in enumerate(("language", "sft")):
+for seed, (stage, step) in enumerate((("language", 1), ("sft", 1), ("sft", 2))):
     backend.initialise(model, seed)
-    folder = Path(sys.argv[2]) / "checkpoints" / stage / "step-000001"
+    folder = Path(sys.argv[2]) / "checkpoints" / stage / f"step-00000{step}"
     folder.mkdir(parents=True)
     dist_checkpointing.save(model.sharded_state_dict(), str(folder))
     (folder / "COMPLETE").touch()
@@ -136,6 +156,16 @@ def test_evaluates_and_generates_from_checkpoints(
     assert done.returncode == 5, done.stderr[-3000:]  # nothing learnt, nothing lost, and too few items to be sure
     told = json.loads(done.stdout)
     assert (told["items"], told["accuracy"], told["accuracy_blind"], told["gate"]["items_needed"]) == (12, 0, 0, 189)
+    older = run.path("checkpoints", "sft", "step-000001")
+    done = in_a_process(["eval", str(older), "--suite", "text", "--json"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert (told["stage"], told["items"], told["checkpoint"]) == ("sft", 12, str(older))
+    before, after = (
+        read_predictions(Path(path)) for path in (told["predictions"], predictions_path(run, "sft", "text"))
+    )
+    assert [item.id for item in before] == [item.id for item in after]
+    assert [item.answer for item in before] != [item.answer for item in after]  # other weights
     (tmp_path / "a.jpg").write_bytes(picture(1))
     words = ["generate", str(run.root), "Which?", "--image", str(tmp_path / "a.jpg"), "--max-new-tokens", "5", "--json"]
     one, two = in_a_process(words), in_a_process([*words, "--tp", "2"])

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.config import DataConfig, ModelConfig, Parallel
 from megavlm.megatron_mm.data.measure import template
 from megavlm.megatron_mm.data.samples import read_conversation
@@ -37,11 +38,11 @@ MODEL = ModelConfig.parse({
     "connector": {"name": "pixel_shuffle_mlp", "hidden": 64},
     "injection": {"name": "inline", "tags": "1d"},
     "decoder": {
-        "name": "qwen2", "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 513,
+        "name": "qwen2", "layers": 4, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 513,
         "max_positions": 128,
     },
 })  # fmt: skip
-DATA = DataConfig(tokenizer="mini", sets={})
+DATA = DataConfig(tokenizer="mini", template={"name": "chatml", "system": ""}, sets={})
 TOKENIZER = load_tokenizer("mini")
 LENGTH = 128
 LAYOUTS = {
@@ -49,6 +50,8 @@ LAYOUTS = {
     "tp2": Parallel(tp=2),
     "tp2_sp": Parallel(tp=2, sequence_parallel=True),
     "pp2": Parallel(pp=2),
+    "pp2_vp2": Parallel(pp=2, vp=2),
+    "cp2": Parallel(cp=2),
 }
 
 
@@ -62,7 +65,7 @@ def build(parallel: Parallel) -> VisionLanguageModel:
 def teach(model: VisionLanguageModel, reader: ShardReader, steps: int) -> None:
     """The same on every rank, without reductions: a plain copy of the model on each."""
     items, _ = read_items(reader, MODEL.tiling)
-    packer = Packer(reader, template(MODEL, TOKENIZER, ""), MODEL, TOKENIZER, LENGTH)
+    packer = Packer(reader, template(MODEL, TOKENIZER, DATA.template), MODEL, TOKENIZER, LENGTH)
     packs = [packer.pack(group) for group in packer.plan(items)[0]]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -81,7 +84,7 @@ def say(model: VisionLanguageModel, reader: ShardReader, limit: int = 8) -> dict
         images = read_conversation(reader.read(item.index)).images
         with contextlib.suppress(InputError):
             prompt = encode_prompt(item.messages[:-1], images, TOKENIZER, MODEL, DATA)
-            said[item.id] = list(generate(model, prompt, stop={TOKENIZER.im_end}, max_new_tokens=limit))
+            said[item.id] = list(generate(model, prompt, stop={TOKENIZER.id_of("<|im_end|>")}, max_new_tokens=limit))
     return said
 
 
@@ -106,9 +109,10 @@ def main(lessons: str, held_out: str, work: str) -> None:
         if name == "dp2":
             teach(model, ShardReader(lessons), steps=60)
             checkpoint.mkdir(exist_ok=True)
+            as_result()
             dist_checkpointing.save(model.sharded_state_dict(), str(checkpoint))
         else:
-            model.load_state_dict(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)), strict=False)
+            model.load_parts(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)))
         results[name] = {"predictions": judge(model, reader), "blind": judge(model, reader, blind=True)}
         if name in ("dp2", "tp2"):
             results[name]["generated"] = say(model, reader)

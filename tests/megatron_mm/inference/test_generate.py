@@ -35,7 +35,7 @@ MODEL = ModelConfig.parse({
         "max_positions": 96,
     },
 })  # fmt: skip
-DATA = DataConfig(tokenizer="mini", sets={})
+DATA = DataConfig(tokenizer="mini", template={"name": "chatml", "system": ""}, sets={})
 TOKENIZER = load_tokenizer("mini")
 
 

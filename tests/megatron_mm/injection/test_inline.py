@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megavlm.megatron_mm.contracts import PackedBatch, VisualTokens
+from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.megatron_mm.injection.inline_model import InlineInjection
 from megavlm.platform.errors import InputError
@@ -27,9 +27,8 @@ def test_one_dimensional_tags(tiles: int, tags: list[str]) -> None:
     assert [Inline(tags="none").tile_prefix(i, tiles) for i in range(tiles)] == [""] * tiles
 
 
-def visual(count: int) -> VisualTokens:
-    values = torch.arange(count * 2.0).view(count, 2) + 100
-    return VisualTokens(values.requires_grad_(), torch.arange(count) // 4)
+def visual(count: int) -> torch.Tensor:
+    return (torch.arange(count * 2.0).view(count, 2) + 100).requires_grad_()
 
 
 def test_tokens_stand_at_their_places(tiny_pack: Callable[..., PackedBatch]) -> None:
@@ -37,11 +36,11 @@ def test_tokens_stand_at_their_places(tiny_pack: Callable[..., PackedBatch]) -> 
     text, tokens = torch.zeros(12, 1, 2, requires_grad=True), visual(4)
     merged, extra = InlineInjection()(text, tokens, pack)
     assert extra == {}
-    assert torch.equal(merged[[7, 2, 9, 3], 0], tokens.values)
+    assert torch.equal(merged[[7, 2, 9, 3], 0], tokens)
     rest = [i for i in range(12) if i not in (7, 2, 9, 3)]
     assert merged[rest].abs().sum() == 0
     (merged[:, 0] * torch.arange(24.0).view(12, 2)).sum().backward()
-    assert torch.equal(tokens.values.grad, torch.arange(24.0).view(12, 2)[[7, 2, 9, 3]])
+    assert torch.equal(tokens.grad, torch.arange(24.0).view(12, 2)[[7, 2, 9, 3]])
     assert text.grad[[7, 2, 9, 3]].abs().sum() == 0 and text.grad[11, 0].tolist() == [22.0, 23.0]
 
 

@@ -1,4 +1,4 @@
-"""The command line as a subprocess."""
+"""The command line as a subprocess, and a stage that trains in this very process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import torch
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.data.build import StageData
+from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.pulse import Pulse
+from megavlm.megatron_mm.training.verb import ensure_packs
+from megavlm.platform.config import load_recipe
+from megavlm.platform.runs import RunFolder
+
+HERE = ["stages.language.parallel.tp=1", "stages.language.train=[encoder,connector,decoder]", "stages.language.steps=6"]
+SIGHT = ["stages.language.mixture.weights={text: 1, vqa: 2}"]
 
 
 @pytest.fixture
@@ -26,3 +39,21 @@ def megavlm() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def open_trainer(recipe: Path, tmp_path: Path) -> Iterator[Callable[..., StageTrainer]]:
+    """`open_trainer(*overrides, run=...)`: the stage `language` of the tiny recipe, on images and text, one process."""
+    torch.set_num_threads(1)
+
+    def make(*overrides: str, run: str = "run") -> StageTrainer:
+        found = load_recipe(str(recipe), [*HERE, *SIGHT, *overrides])
+        folder = RunFolder.create(tmp_path / run, found.tree, found.origins, ["train"], may_change=["*"])
+        ensure_packs(folder, StageData.of(found, "language"))
+        backend.start_processes()
+        attempt = folder.new_attempt()
+        return StageTrainer(Session(folder, attempt, found, Pulse(attempt, 0, 1), lambda: False), "language")
+
+    make.words = [*HERE, *SIGHT]  # as overrides of the command line
+    yield make
+    backend.shutdown()

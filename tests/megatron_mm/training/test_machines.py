@@ -73,7 +73,7 @@ def test_what_is_missing_here_may_be_there(recipe: Path) -> None:
     assert any("needs Transformer Engine" in note for note in plan.notes)
     with pytest.raises(ConfigError, match=r"fp8: model.decoder.ffn 48 / tp 2 = 24 is no multiple of 16"):
         make_plan(load_recipe(str(recipe), fp8[:1]), nodes=2, elsewhere=True)
-    with pytest.raises(ConfigError, match=r"fp8: stages.sft.mixture.sequence_length 100 is no multiple of 8"):
+    with pytest.raises(ConfigError, match=r"fp8: stages.sft.mixture.sequence_length 100 is no multiple of 16"):
         make_plan(load_recipe(str(recipe), [*fp8, "stages.sft.mixture.sequence_length=100"]), elsewhere=True)
 
 

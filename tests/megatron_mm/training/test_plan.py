@@ -68,8 +68,20 @@ def test_the_plan_s_figures(recipe: Path) -> None:
             3,
             "heads 4 does not divide by parallel.tp 3",
         ),
-        (["stages.sft.parallel={tp: 1, pp: 4}"], 4, "decoder.layers 2 does not divide by parallel.pp 4"),
-        (["stages.sft.mixture.packs_per_batch=3"], 4, "mixture.packs_per_batch 3 does not divide by"),
+        (["stages.sft.parallel={tp: 1, pp: 4}"], 4, "decoder.layers 2: 2 are left for 4 other pipeline stages"),
+        (
+            ["stages.sft.parallel={tp: 1, pp: 2, vp: 2}"],
+            2,
+            "layers of a pipeline stage 1 does not divide by parallel.vp",
+        ),
+        (["stages.sft.parallel={tp: 1, vp: 2}"], 2, "vp 2 interleaves pipeline stages, and pp is 1"),
+        (["stages.sft.parallel={tp: 1, pp: 2, first_stage_layers: 2}"], 2, "0 are left for 1 other pipeline stages"),
+        (["stages.sft.parallel={tp: 1, last_stage_layers: 1}"], 2, "there is one pipeline stage"),
+        (
+            ["stages.sft.parallel={tp: 1, cp: 2}", "stages.sft.mixture.sequence_length=126"],
+            2,
+            "mixture.sequence_length 126 does not divide by 2 x parallel.cp 4",
+        ),
         (
             ["stages.sft.mixture.sequence_length=127", "stages.sft.parallel.sequence_parallel=true"],
             2,
@@ -118,9 +130,13 @@ def test_stages_of_unequal_layout_share_one_world(recipe: Path) -> None:
     assert plan.world == 2 and [stage.dp for stage in plan.stages] == [2, 1]
 
 
-@given(st.integers(0, 99), st.integers(1, 100), st.integers(0, 20), st.sampled_from(["cosine", "linear", "constant"]))
+SCHEDULES = st.sampled_from(["cosine", "linear", "constant", "wsd"])
+
+
+@given(st.integers(0, 99), st.integers(1, 100), st.integers(0, 20), SCHEDULES)
 def test_the_rate_stays_between_its_bounds(step: int, steps: int, warmup: int, schedule: str) -> None:
-    options = Optimizer(lr=1.0, min_lr=0.1, warmup_steps=warmup, schedule=schedule)
+    decay = 7 if schedule == "wsd" else 0
+    options = Optimizer(lr=1.0, min_lr=0.1, warmup_steps=warmup, schedule=schedule, decay_steps=decay)
     step = min(step, steps - 1)
     rate = learning_rate(step, options, steps)
     assert 0 < rate <= 1.0
@@ -183,8 +199,8 @@ def test_figures_come_from_the_last_line_of_each_step(recipe: Path, run: RunFold
 def test_a_manifest_of_another_configuration_is_refused_before_anything_starts(recipe: Path, run: RunFolder) -> None:
     ensure_packs(run, StageData.of(load_recipe(str(recipe)), "language"))
     assert packs_path(run.root, "language").exists()
-    with pytest.raises(ConfigError, match="made for another configuration: system"):
-        train([str(recipe), "data.system=Answer.", "--out", str(run.root), "--dry-run"])
+    with pytest.raises(ConfigError, match="made for another configuration: template"):
+        train([str(recipe), "data.template.system=Answer.", "--out", str(run.root), "--dry-run"])
     with pytest.raises(ConfigError, match="another 'stages.sft.optimizer.lr'"):
         train([str(recipe), "stages.sft.optimizer.lr=1", "--out", str(run.root)])
 

@@ -69,7 +69,7 @@ def test_a_signal_to_every_process_saves_on_every_rank(megavlm: Start, recipe: P
     assert code == 0 and told["stages"]["language"]["steps"] == 40, err
 
     # While the ranks still import torch: none dies, and there is nothing to save.
-    words += ["stages.language.save_every=1"]
+    words += ["stages.language.checkpoint.every=1"]
     process = megavlm(*words, "--out", str(broken))
     wait(process, lambda: len(list((broken / "attempts").glob("01/heartbeat/rank-*"))) == 2)
     assert signal_all(process.pid, signal.SIGUSR1) >= 4

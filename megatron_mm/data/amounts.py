@@ -1,0 +1,51 @@
+"""What a global batch holds, summed up from its rows of the manifest: every rank knows it without asking another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from .manifest import Pack
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """Sums over a global batch. tokens: before padding. squares: of each sample's tokens, which attention sees.
+
+    The `seeing_` ones count samples with an image alone. Samples that turn out unreadable are counted as they were
+    packed.
+    """
+
+    batch: int  # number of the global batch in the manifest
+    first_row: int
+    packs: int
+    samples: int
+    positions: int  # padding included
+    tokens: int
+    squares: int
+    seeing_tokens: int
+    seeing_squares: int
+    tiles: int
+
+    @property
+    def rows(self) -> range:
+        """The rows of the manifest."""
+        return range(self.first_row, self.first_row + self.packs)
+
+
+def amounts(packs: Sequence[Pack], sequence_length: int) -> Amounts:
+    """The sums over the packs of one global batch."""
+    entries = [entry for pack in packs for entry in pack.entries]
+    seeing = [entry.tokens for entry in entries if entry.images]
+    return Amounts(
+        batch=packs[0].batch,
+        first_row=packs[0].row,
+        packs=len(packs),
+        samples=len(entries),
+        positions=len(packs) * sequence_length,
+        tokens=sum(entry.tokens for entry in entries),
+        squares=sum(entry.tokens**2 for entry in entries),
+        seeing_tokens=sum(seeing),
+        seeing_squares=sum(tokens**2 for tokens in seeing),
+        tiles=sum(entry.tiles for entry in entries),
+    )

@@ -1,0 +1,59 @@
+"""Model FLOPs of a step, and the peak to hold them against. Arithmetic: loads no torch.
+
+Counted is what the samples need, whatever the layout does: causal attention is half of the square, over each sample's
+own length; padding and recomputation count nothing; what is frozen counts its forward pass, and the way through it
+where gradients have to come past. With all trained that is 6 x (parameters - input embedding) per token + attention,
+the convention of Megatron-Bridge's published TFLOP/s per GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from ..config import ModelConfig
+from ..data.amounts import Amounts
+
+# Dense bf16 TFLOP/s by words of the device's name, from NVIDIA's data sheets (half of "with sparsity" where they state
+# that): A100 (nvidia-a100-datasheet), A30, A10, A40, L4, L40, L40S, H100 (SXM, PCIe, NVL), H200 (SXM, NVL), GH200,
+# B200 and GB200 (HGX B200 and GB200 NVL72: 36 and 360 PFLOP/s with sparsity for 8 and 72 of them).
+PEAKS = {
+    "A100": 312.0,
+    "A800": 312.0,
+    "A30": 165.0,
+    "A40": 149.7,
+    "A10": 125.0,
+    "L4": 121.0,
+    "L40": 181.0,
+    "L40S": 362.0,
+    "H100": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.5,
+    "H800": 989.4,
+    "H200": 989.4,
+    "H200 NVL": 835.5,
+    "GH200": 989.4,
+    "B200": 2250.0,
+    "GB200": 2500.0,
+}
+
+
+def peak_tflops(device: str) -> float | None:
+    """Dense bf16 peak in TFLOP/s of a device by its name ("NVIDIA H100 80GB HBM3"); None for one not known."""
+    words = set(re.findall(r"[A-Za-z0-9]+", device))
+    known = [name for name in PEAKS if set(name.split()) <= words]
+    return PEAKS[max(known, key=lambda name: len(name.split()))] if known else None
+
+
+def step_flops(model: ModelConfig, train: Collection[str], of: Amounts) -> float:
+    """Forward and backward FLOPs of one global batch over all devices, with the axes `train` trained."""
+    encoder = model.encoder.flops()
+    connector = model.connector.flops(model.encoder.grid, model.encoder.channels, model.decoder.hidden)
+    decoder = model.decoder.flops(of.tokens, of.squares)
+    total = of.tiles * (encoder.forward + connector.forward) + decoder.forward
+    total += of.tiles * encoder.backward("encoder" in train, passes=False)
+    total += of.tiles * connector.backward("connector" in train, passes="encoder" in train)
+    if "decoder" in train:
+        return total + decoder.backward(trained=True, passes=True)
+    back = model.decoder.flops(of.seeing_tokens, of.seeing_squares)  # text alone leads to nothing that learns
+    return total + back.backward(trained=False, passes=bool({"encoder", "connector", "injection"} & set(train)))
