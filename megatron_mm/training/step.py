@@ -109,7 +109,7 @@ def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = 
     for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
         group["weight_decay"] = options.of(group.get(AXIS))[2] * group["wd_mult"]
     for stage in wrapped.model.stages:
-        stage.config.grad_scale_func = optimizer.scale_loss
+        stage.config.grad_scale_func = optimizer.scale_loss  # type: ignore[union-attr]
     return optimizer
 
 

@@ -76,7 +76,7 @@ def test_a_manifest_stands_only_where_the_export_is_whole(finished, again):
 
 def test_provenance_has_a_row_per_sample_in_the_tars_order(finished):
     table, reader = provenance(finished), ShardReader(finished / "export")
-    assert table["key"].tolist() == reader.keys() and len(table) == 33
+    assert table["key"].tolist() == list(reader.keys()) and len(table) == 33
     for number, row in enumerate(table.to_dict("records")):
         sample = reader.read(number)
         assert row["sha256"] == hashlib.sha256(sample.fields["jpg"]).hexdigest()
@@ -135,7 +135,7 @@ def test_texts_are_handed_over_by_the_same_means(texts, verb):
         *(("math--all-00000", 4), ("math--all-00001", 4), ("math--all-00002", 4), ("talk--all-00000", 4)),
     ]
     table = provenance(texts)
-    assert table["key"].tolist() == ShardReader(export).keys()
+    assert table["key"].tolist() == list(ShardReader(export).keys())
     assert table.groupby("set").size().to_dict() == {"math": 12, "talk": 4}
     sets = json.loads((export / "statistics.json").read_text())["sets"]
     assert sets["talk"]["rows"] == 5 and sets["talk"]["samples"] == 4 and sets["talk"]["turns"] == 8
@@ -185,7 +185,7 @@ def test_two_sources_may_share_keys(tools, again, tmp_path, verb):
     tree = tools.recipe(tmp_path / "raw", select={"nearest": 100}, export={"samples_per_shard": 3})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     again()
-    assert ShardReader(tmp_path / "run" / "export").keys() == [
+    assert list(ShardReader(tmp_path / "run" / "export").keys()) == [
         *(f"{i:04d}" for i in range(5)), "a-0005", "a-0006", "b-0005", "b-0006", "0007", "0008",
     ]  # fmt: skip
     run = CurationRun.open(tmp_path / "run")
