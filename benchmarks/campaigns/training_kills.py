@@ -148,7 +148,8 @@ class Broken:
         with log, subprocess.Popen(self.words, stdout=log, stderr=log) as process:
             alright = all(self._wait(process, until) for until in self._moments(aim, before))
             if not alright or process.poll() is not None:
-                return self._ended(process)
+                self._ended(process)
+                return None
             there = descendants(process.pid)
             self._kill(process, victim, there)
             process.wait(timeout=PATIENCE_SECONDS)
