@@ -160,7 +160,7 @@ def _pack(seed: int, lengths: tuple[int, ...]) -> PackedBatch:
     labels[0, :: 2 + seed % 3] = -100
     images = {1: [0], 2: [1, 2], 3: [2, 0, 1]}[len(lengths)]
     images = [count if size >= 2 + EACH * count else 0 for count, size in zip(images, lengths, strict=True)]
-    places = [range(int(start) + 1, int(start) + 1 + EACH * n) for start, n in zip(length, images, strict=True)]
+    places = [range(int(start) + 1, int(start) + 1 + EACH * n) for start, n in zip(length[:-1], images, strict=True)]
     return PackedBatch(
         tokens=tokens,
         labels=labels,

@@ -95,7 +95,7 @@ def test_every_row_is_exported_or_listed_with_its_reason(recipe, curate, tmp_pat
 def test_the_exported_shards_are_what_training_reads_and_name_their_rows(recipe, curate, tmp_path):
     curate(recipe)
     reader = ShardReader(str(tmp_path / "run" / "export"))
-    assert len(reader) == 23 and len(reader.tars) == 2 + 2 + 3
+    assert len(reader) == 23 and len(reader.shards) == 2 + 2 + 3
     sample = reader.read("Orca-Math--sub-b-00000001")
     assert read_conversation(sample).messages == [
         {"role": "user", "content": question(9)},
