@@ -33,9 +33,14 @@ def test_shutdown_twice() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "dtype", "fp8"),
-    [("fp32", torch.float32, False), ("bf16", torch.bfloat16, False), ("fp8", torch.bfloat16, True)],
+    [
+        ("fp32", torch.float32, None),
+        ("bf16", torch.bfloat16, None),
+        ("fp8", torch.bfloat16, "delayed"),
+        ("fp8_blockwise", torch.bfloat16, "blockwise"),
+    ],
 )
-def test_context(one_process: BuildContext, precision: str, dtype: torch.dtype, fp8: bool) -> None:
+def test_context(one_process: BuildContext, precision: str, dtype: torch.dtype, fp8: str | None) -> None:
     context = backend.build_context(Parallel(), precision)
     assert (context.params_dtype, context.fp8) == (dtype, fp8)
     assert context.pre_process and context.post_process
