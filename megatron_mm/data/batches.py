@@ -143,7 +143,10 @@ class ByModality(Cutter):
         return Items.concat([cutter.rest() for cutter in self._kinds])
 
     def finish(self) -> Iterator[Rows]:
-        yield from self._shuffled()
+        for cutter in self._kinds:
+            self._closed += cutter.finish()
+        while self._closed:
+            yield from self._shuffled()
         mixed = self._make()
         yield from map(_longest_first, [*mixed.add(self.rest()), *mixed.finish()])
 

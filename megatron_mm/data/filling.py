@@ -62,7 +62,8 @@ class Windows(Filler):
         return self._waiting
 
     def finish(self) -> Rows:
-        return packed(self._waiting, self._capacity)
+        last, self._waiting = self._waiting, Items.empty()
+        return packed(last, self._capacity)
 
     def add(self, items: Items) -> Iterator[Rows]:
         while True:

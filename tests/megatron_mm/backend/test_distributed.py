@@ -33,7 +33,12 @@ def test_shutdown_twice() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "dtype", "fp8"),
-    [("fp32", torch.float32, None), ("bf16", torch.bfloat16, None), ("fp8", torch.bfloat16, "delayed")],
+    [
+        ("fp32", torch.float32, None),
+        ("bf16", torch.bfloat16, None),
+        ("fp8", torch.bfloat16, "delayed"),
+        ("fp8_blockwise", torch.bfloat16, "blockwise"),
+    ],
 )
 def test_context(one_process: BuildContext, precision: str, dtype: torch.dtype, fp8: str | None) -> None:
     context = backend.build_context(Parallel(), precision)
