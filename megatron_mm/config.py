@@ -193,7 +193,6 @@ class Parallel(Config):
     first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
     last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
     sequence_parallel: bool = False
-    distributed_optimizer: bool = False
 
     @property
     def split(self) -> int:
