@@ -50,6 +50,7 @@ def init_distributed(parallel: Parallel, seed: int) -> None:
         virtual_pipeline_model_parallel_size=parallel.vp if parallel.vp > 1 else None,
         context_parallel_size=parallel.cp,
         create_gloo_process_groups=False,
+        distributed_timeout_minutes=int(TIMEOUT.total_seconds() // 60),  # its own default is half an hour
     )
     seed_everything(seed)
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from ..backend.distributed import TIMEOUT
 from ..data.shares import Grid, Seat, Shares
 from ..tower import VisionTower
 from .own_time import OwnTime
@@ -38,7 +39,9 @@ class Lookers:
     def __init__(self) -> None:
         self.seat = seat()
         tp = self.seat.tp
-        self.group = [dist.new_group(range(rank, dist.get_world_size(), tp)) for rank in range(tp)][self.seat.tp_rank]
+        self.group = [dist.new_group(range(rank, dist.get_world_size(), tp), timeout=TIMEOUT) for rank in range(tp)][
+            self.seat.tp_rank
+        ]
 
     @property
     def member(self) -> int:

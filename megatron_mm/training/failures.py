@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from megavlm.platform.errors import MegaVLMError
-from megavlm.platform.runs import Attempt
 
 from .ranks import GIB
+from .stalls import WAITING, suspects
 
 if TYPE_CHECKING:
     from .loop import StageTrainer
 
+SETTLE_SECONDS = 2.0
 STALLED = ("timed out", "timeout", "connection closed by peer", "connection reset by peer")
 
 
@@ -66,26 +67,13 @@ def memory_figures() -> str:
 
 
 def stalled(trainer: StageTrainer, error: BaseException) -> MegaVLMError:
-    """Which rank was heard of longest ago: a hang shows on those that wait for it."""
-    attempt = trainer.session.attempt
+    """Every rank that waited says so, and the ones that do not are suspected."""
+    trainer.session.pulse(WAITING)
+    time.sleep(SETTLE_SECONDS)  # for the others to say it too
     return MegaVLMError(
-        f"a rank does not answer: {_first_sentence(error)}. {silent_rank(attempt)}",
+        f"a rank does not answer: {_first_sentence(error)}. {suspects(trainer.session.attempt)}",
         where=f"stage '{trainer.name}', step {trainer.step + 1}",
-        fix=f"look at that rank's log and machine (`megavlm status RUN`); leave the machine out when it stalls again. "
-        f"{trainer.saved_state()}",
-    )
-
-
-def silent_rank(attempt: Attempt) -> str:
-    """The rank furthest behind, and among those the one silent longest, from the heartbeats."""
-    beats: list[dict[str, Any]] = attempt.heartbeats()
-    if not beats:
-        return "No rank has given a sign of life"
-    last = min(beats, key=lambda beat: (beat["step"], beat["time"]))
-    ago = time.time() - last["time"]
-    return (
-        f"Rank {last['rank']} on {last['host']} is furthest behind: step {last['step']}, doing '{last['doing']}', "
-        f"last heard of {ago:.0f} s ago ({attempt.log_path(last['rank'])})"
+        fix=f"look at that rank's log and machine; leave the machine out when it stalls again. {trainer.saved_state()}",
     )
 
 

@@ -22,6 +22,7 @@ from megavlm.platform.runs.attempt import VARIABLE
 from ..config import Stages
 from ..torchrun import started
 from .shown import Follower, Shown
+from .stalls import suspects
 from .watch import Watch
 
 WORKER = "megavlm.megatron_mm.training.worker"
@@ -106,9 +107,16 @@ def tell_killed(attempt: Attempt, log: Path, first_rank: int) -> None:
         told = {
             "what": f"rank {rank} on {socket.gethostname()} was killed by signal {signal}",
             "where": str(attempt.log_path(rank)),
-            "fix": "see whether the machine ran out of memory: dmesg | grep -i oom" if signal == "9" else None,
+            "fix": _after(signal, attempt),
         }
         attempt.event("failed", rank=rank, **told, exit_code=1, signal=int(signal))
+
+
+def _after(signal: str, attempt: Attempt) -> str | None:
+    """What to look at. NCCL's watchdog aborts a rank that waited too long for another."""
+    if signal == "9":
+        return "see whether the machine ran out of memory: dmesg | grep -i oom"
+    return f"if it waited for another rank: {suspects(attempt)}" if signal == "6" else None
 
 
 def failure(attempt: Attempt, code: int) -> MegaVLMError:
