@@ -24,7 +24,6 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQu
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megavlm.platform.errors import MegaVLMError
@@ -37,6 +36,7 @@ from ..checkpoints.listing import COMPLETE, checkpoint_path, prune
 from ..checkpoints.safe_load import INDEX, load_state
 from ..config import Checkpoint
 from ..model import VisionLanguageModel
+from .streams import restore_streams, save_streams, streams_path
 
 # The default, "fully_sharded_model_space", fails on load; this one also lets tp and pp change.
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -89,8 +89,7 @@ class Saver:
             with _nothing_to_collect():
                 state = _state(model, optimizer, is_loading=False)
             request = dist_checkpointing.save(state, str(folder), self._strategy, async_sharded_save=True)
-            _rng_path(folder).parent.mkdir(exist_ok=True)
-            torch.save(_random_state(), _rng_path(folder))
+            save_streams(folder)
             request.add_finalize_fn(partial(self._complete, folder, step, layout()))
             self._calls.schedule_async_request(minded(request))
         self._step, self._stood = step, time.perf_counter() - self._started
@@ -112,10 +111,10 @@ class Saver:
 
     def _complete(self, folder: Path, step: int, saved_by: dict[str, int]) -> None:
         """The marker, when all else is on disk: megatron-core flushes the tensors, and little else. Then the prune."""
-        flush([_rng_path(folder)])
+        flush([streams_path(folder)])
         dist.barrier()
         if dist.get_rank() == 0:
-            names = [folder / "rng", folder, *folder.parents[:2]]  # up to checkpoints/
+            names = [streams_path(folder).parent, folder, *folder.parents[:2]]  # up to checkpoints/
             small = [folder / name for name in ("common.pt", "metadata.json", INDEX)]
             flush([*small, *names, self.run.path("metrics.jsonl")])
             marker = {"stage": self.stage, "step": step, "layout": saved_by}
@@ -156,7 +155,7 @@ def load(folder: Path, model: VisionLanguageModel, optimizer: MegatronOptimizer)
         optimizer.load_state_dict(state["optimizer"])
     marker = json.loads((folder / COMPLETE).read_text())
     if marker["layout"] == layout():
-        _restore_random_state(torch.load(_rng_path(folder), weights_only=True))
+        restore_streams(folder)
     return int(marker["step"])
 
 
@@ -186,22 +185,3 @@ def _nothing_to_collect() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _rng_path(folder: Path) -> Path:
-    return folder / "rng" / f"rank-{dist.get_rank():05d}.pt"
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    """Torch's stream and megatron-core's, each as a byte tensor."""
-    streams = {f"tracker/{name}": state for name, state in get_cuda_rng_tracker().get_states().items()}
-    device = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    return {"cpu": torch.get_rng_state(), **device, **streams}
-
-
-def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])
-    streams = {name.removeprefix("tracker/"): each for name, each in state.items() if name.startswith("tracker/")}
-    get_cuda_rng_tracker().set_states(streams)

@@ -34,14 +34,14 @@ def lines(run: Path) -> list[tuple[int, float, float]]:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_killed_four_times(recipe: Path, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     for name in ("text", "vqa"):
         (tmp_path / name).symlink_to(recipe.parent / name)
     words = [sys.executable, "-W", "ignore", str(WORKER)]
     words += [str(write_recipe(tmp_path, STAGES, max_tiles=2, seed=5)), str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
     wanted = dict((step, rest) for step, *rest in lines(tmp_path / "null"))
