@@ -44,7 +44,7 @@ from megavlm.platform.images import decode_tiles
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.shards import ShardWriter
 
-PAIRS, EACH, WARM, BOUND = 10, 3, 6, 0.03  # pairs, steps of either kind in a pair, steps before the first, the bound
+PAIRS, EACH, WARM, BOUND = 10, 8, 6, 0.03  # pairs, steps of either kind in a pair, steps before the first, the bound
 T_9 = 2.262  # Student's t at 97.5 % with PAIRS - 1 degrees of freedom
 SAMPLES, SEED = 60, 3
 RESULT = Path(__file__).with_suffix(".md")
@@ -140,9 +140,9 @@ class Bare:
         for part in self.wrapped.trained:
             part.zero_grad_buffer()
         self.optimizer.zero_grad()
-        seen = self.wrapped.model.tower(batch.tiles).values
-        given = seen.detach().requires_grad_()
-        packs = with_visual(batch, given)
+        seen = self.wrapped.model.tower(batch.tiles).values if len(batch.tiles) else None
+        given = None if seen is None else seen.detach().requires_grad_()
+        packs = batch.packs if given is None else with_visual(batch, given)
         get_forward_backward_func()(
             forward_step_func=forward,
             data_iterator=iter(packs),
@@ -152,7 +152,8 @@ class Bare:
             micro_batch_size=1,
             forward_only=False,
         )
-        seen.backward(given.grad)
+        if seen is not None and given is not None:
+            seen.backward(given.grad)
         self.wrapped.tower.finish_grad_sync()
         finalize_model_grads(self.wrapped.stages, None)
         self.optimizer.step()

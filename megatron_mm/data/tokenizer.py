@@ -15,6 +15,7 @@ from megavlm.platform.errors import ConfigError, InputError
 SHIPPED = Path(__file__).parent / "tokenizers"
 # What may fill the tail of a packed sequence: Qwen2's and Yi's, Llama 3's, Llama 2's.
 PADDING = ("<|endoftext|>", "<|end_of_text|>", "<unk>")
+SHORT, HELD = 32, 4096  # characters of a text, and how many such are held: the words of templates, and tags of tiles
 
 
 class TextTokenizer:
@@ -31,6 +32,7 @@ class TextTokenizer:
         texts = [json.dumps(each) for each in (document, _bare(document, False), _bare(document, True))]
         engines = {text: _engine(text, path) for text in dict.fromkeys(texts)}  # each holds a whole vocabulary
         self._engine, self._after_special, self._inside = (engines[text] for text in texts)
+        self._held: dict[tuple[bool, str], list[int]] = {}
         # It is never a target, so any token does.
         found = (self._engine.token_to_id(token) for token in PADDING)
         self.padding = next((token for token in found if token is not None), 0)
@@ -61,7 +63,12 @@ class TextTokenizer:
         Tokenizers of sentencepiece's kind put a space before a text. In the middle of a sequence there is none, and
         after a special token it depends on the tokenizer: older Llama tokenizers put one there, newer ones do not.
         """
-        return (self._after_special if special else self._inside).encode(text, add_special_tokens=False).ids
+        found = self._held.get((special, text))
+        if found is None:
+            found = (self._after_special if special else self._inside).encode(text, add_special_tokens=False).ids
+            if len(text) <= SHORT and len(self._held) < HELD:
+                self._held[special, text] = found
+        return found.copy()
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens left out."""

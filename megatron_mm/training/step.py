@@ -208,7 +208,7 @@ def _finish_gradients(wrapped: Wrapped) -> None:
     megatron-core's division by an integer count of tokens is left out: the loss is already normalised.
     """
     if wrapped.tower is not None:
-        for buffer in wrapped.tower.buffers:
+        for buffer in wrapped.tower.buffers if parallel_state.get_pipeline_model_parallel_world_size() > 1 else ():
             dist.all_reduce(buffer.grad_data, group=parallel_state.get_pipeline_model_parallel_group())
         wrapped.tower.finish_grad_sync()
     if any(isinstance(stage, DistributedDataParallel) for stage in wrapped.stages):
