@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from megavlm.platform.config import Config, point, points
+from megavlm.platform.config import Config, merge, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from .connectors import CONNECTORS
@@ -76,6 +77,10 @@ class ModelConfig(Config):
             )
         return objectives
 
+    def changed(self, changes: Mapping[str, Any], where: str) -> ModelConfig:
+        """This model with a stage's `changes` on top; raises ConfigError whose `where` begins with the given one."""
+        return self if not changes else ModelConfig.parse(merge(self.model_dump(mode="json"), changes), where=where)
+
     @property
     def tokens_per_tile(self) -> int:
         """Visual tokens that one tile costs in the decoder, tags not counted."""
@@ -87,7 +92,7 @@ class ModelConfig(Config):
         counts = {
             "encoder": self.encoder.parameters(),
             "connector": self.connector.parameters(self.encoder.channels, width),
-            "injection": self.injection.parameters(width),
+            "injection": self.injection.parameters(self.decoder),
             "decoder": self.decoder.parameters(),
         }
         return counts | {"total": sum(counts.values())}
@@ -302,6 +307,8 @@ class Stage(Config):
     """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
 
     after: list[str] = []  # stages whose weights this one starts from: the last listed wins where both hold a tensor
+    model: dict[str, Any] = {}  # what differs from the recipe's model here: {tiling: {max_tiles: 1}}
+    template: point(TEMPLATES) | None = None  # type: ignore[valid-type]  # in place of data.template
     train: list[Axis]  # all else is frozen
     mixture: Mixture
     steps: PositiveInt

@@ -5,7 +5,7 @@ Importing this loads no torch: tensors are named in annotations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .config import Parallel
@@ -62,6 +62,23 @@ class BuildContext:
 
 
 @dataclass(frozen=True)
+class Context:
+    """The tiles of a pack that are read from beside its sequence (NVLM-X and -H), and who sees which.
+
+    Position p sees context tile j when since[j] <= p < until[j], but a position that spells tile k's tag sees only k
+    (NVLM 4.3). A context tile is its tag's text, where that stands in the context and not in the sequence, and then
+    its visual tokens.
+    """
+
+    tiles: Tensor  # int64 [m]: numbers among the pack's tiles, ascending
+    since: Tensor  # int64 [m]: the first position of the sequence that sees it
+    until: Tensor  # int64 [m]: the end of its sample
+    tags: Tensor  # int64 [1, s]: the context tile whose tag this position spells, -1 where none
+    tag_ids: Tensor  # int64 [t]: text of tags in the context, tile after tile; none for NVLM-X
+    tag_tiles: Tensor  # int64 [t]: the context tile it names
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """ONE micro-batch, which is ONE packed sequence of s tokens; samples never see each other.
 
@@ -74,8 +91,11 @@ class PackedBatch:
     position_ids: Tensor  # int64 [1, s], from 0 in every sample
     cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
     tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
-    visual_index: Tensor  # int64 [n * tokens_per_tile]: positions in the sequence, tile after tile
+    visual_index: Tensor  # int64 [k * tokens_per_tile]: positions in the sequence, inline tile after inline tile
+    inline_tiles: Tensor | None = None  # int64 [k]: the tiles whose tokens stand in the sequence; None for all n
+    context: Context | None = None  # None where the injection has none
     visual: Tensor | None = None  # [n * tokens_per_tile, width]: what was made of the tiles elsewhere, in place of them
+    tag_values: Tensor | None = None  # [t, width]: the embeddings of context.tag_ids, made on the first pipeline stage
 
     @property
     def length(self) -> int:
@@ -84,9 +104,7 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same pack on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: None if t is None else t.to(device) for name, t in tensors.items()}
-        return replace(self, **moved)
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,13 @@ class StepBatch:
             self,
             packs=[_without(pack, _places(problems, row)) for pack, row in zip(self.packs, self.rows, strict=True)],
         )
+
+
+def _moved(of: Any, device: torch.device | str) -> Any:
+    """A dataclass of tensors, and of dataclasses of tensors, on `device`."""
+    values = {f.name: getattr(of, f.name) for f in fields(of)}
+    moved = {k: _moved(v, device) if is_dataclass(v) else v.to(device) for k, v in values.items() if v is not None}
+    return replace(of, **moved)
 
 
 def _places(problems: Collection[tuple[int, int]], row: int | None) -> list[int]:

@@ -34,14 +34,14 @@ class LanguageStage(MegatronModule):
     model_type = ModelType.encoder_or_decoder
 
     def __init__(self, model: ModelConfig, ctx: BuildContext) -> None:
-        decoder = model.decoder.build(ctx)
+        decoder = model.decoder.build(ctx, model.injection)
         super().__init__(config=decoder.config)
         require_schedule(self.config)
         self.vp_stage = ctx.vp_stage
         self.pre_process, self.post_process = ctx.pre_process, ctx.post_process
         self.share_embeddings_and_output_weights = decoder.share_embeddings_and_output_weights
         if ctx.pre_process:
-            self.injection = model.injection.build(ctx, model.decoder.hidden)
+            self.injection = model.injection.build(ctx)
         self.decoder = decoder
 
     def forward(self, batch: PackedBatch, *, gather_logits: bool = False, inference_context: Any = None) -> Tensor:

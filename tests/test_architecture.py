@@ -41,7 +41,7 @@ def test_the_written_signature_of_a_spec_is_that_of_the_code(axis):
         assert list(inspect.signature(getattr(spec, name)).parameters) == ["self", *arguments], name
 
 
-@pytest.mark.parametrize("name", ["FeatureMap", "VisualTokens", "PackedBatch", "BuildContext"])
+@pytest.mark.parametrize("name", ["FeatureMap", "VisualTokens", "PackedBatch", "Context", "BuildContext"])
 def test_the_written_fields_of_a_contract_are_those_of_the_code(name):
     written = signature_block("What flows (`megatron_mm/contracts.py`):")[name]
     words = set(re.findall(r"[a-z_][a-z_0-9]*", written))

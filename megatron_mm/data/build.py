@@ -44,9 +44,12 @@ class StageData:
 
     @classmethod
     def of(cls, recipe: Recipe, stage: str) -> StageData:
-        """A stage of a recipe; raises ConfigError when the recipe has no such stage."""
+        """A stage of a recipe, with its own model and template; raises ConfigError when there is no such stage."""
         stages, model, data = (recipe.section(name) for name in ("stages", "model", "data"))
-        return cls(stage, stages[stage], model, data, recipe.seed)
+        of: Stage = stages[stage]
+        if of.template is not None:
+            data = data.model_copy(update={"template": of.template})
+        return cls(stage, of, model.changed(of.model, where=f"stages.{stage}.model"), data, recipe.seed)
 
     def tokenizer(self) -> TextTokenizer:
         """The recipe's tokenizer; raises ConfigError when it lacks a token of the recipe's template."""

@@ -1,82 +1,20 @@
-"""Qwen2 (Yang et al. 2024): pre-norm decoder with RMSNorm, SwiGLU, rotary positions, grouped queries and qkv bias."""
+"""Qwen2 and Qwen2.5 (Yang et al. 2024): queries, keys and values have a bias."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
-from megavlm.platform.config import Config
-from megavlm.platform.errors import ConfigError
-
-from ..flops import Flops
-from ..layout import require_divisible, require_stages
-
-if TYPE_CHECKING:
-    from megatron.core.models.gpt import GPTModel
-
-    from ..config import Parallel
-    from ..contracts import BuildContext
+from .base import Decoder
 
 
-class Qwen2(Config):
-    """The shape of a Qwen2 or Qwen2.5 language model. Qwen2-72B: 80 layers, 8192, 64 heads, 8 kv heads, 29568."""
+class Qwen2(Decoder):
+    """Qwen2-72B: 80 layers, 8192, 64 heads, 8 kv heads, 29568."""
+
+    qkv_bias: ClassVar[bool] = True
 
     name: Literal["qwen2"] = "qwen2"
-    layers: PositiveInt
-    hidden: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt  # query groups: heads that share keys and values
-    ffn: PositiveInt  # width of the SwiGLU, once (gate and up each have it)
-    vocab: PositiveInt
     max_positions: PositiveInt = 32768
     rope_base: float = 1e6
     norm_eps: float = 1e-6
-    tied: bool = False  # the output layer is the embedding
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Qwen2:
-        require_divisible(self.hidden, "decoder.hidden", self.heads, "decoder.heads")
-        require_divisible(self.heads, "decoder.heads", self.kv_heads, "decoder.kv_heads")
-        return self
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head."""
-        return self.hidden // self.heads
-
-    def parameters(self) -> int:
-        """Parameters of the decoder, embeddings and output layer included, vocabulary padding not."""
-        qkv = (self.heads + 2 * self.kv_heads) * self.head_dim
-        layer = (self.hidden + 1) * qkv + self.hidden**2 + 3 * self.hidden * self.ffn + 2 * self.hidden
-        tables = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * layer + self.hidden + tables
-
-    def flops(self, tokens: int, squares: int) -> Flops:
-        """Forward FLOPs of samples with so many tokens in all, and so many squared tokens: causal attention is half."""
-        linears = (self.heads + 2 * self.kv_heads) * self.head_dim * self.hidden + self.hidden**2
-        linears = self.layers * (linears + 3 * self.hidden * self.ffn) + self.vocab * self.hidden
-        return Flops(weights=2.0 * tokens * linears, mixing=2.0 * self.layers * squares * self.hidden)
-
-    def check(self, parallel: Parallel) -> None:
-        """Raise ConfigError where this decoder cannot be split over `parallel`."""
-        require_divisible(self.heads, "decoder.heads", parallel.tp, "parallel.tp")
-        require_divisible(self.ffn, "decoder.ffn", parallel.tp, "parallel.tp")
-        require_stages(self.layers, parallel)
-        if self.kv_heads % parallel.tp and parallel.tp % self.kv_heads:
-            raise ConfigError(
-                f"decoder.kv_heads {self.kv_heads} and parallel.tp {parallel.tp}: neither divides the other",
-                where="parallel.tp",
-                fix=f"use a tp that divides {self.kv_heads}",
-            )
-
-    def padded_vocab(self, tp: int) -> int:
-        """The vocabulary rounded up so that tp divides it; the extra logits are -inf."""
-        return -(-self.vocab // tp) * tp
-
-    def build(self, ctx: BuildContext) -> GPTModel:
-        """megatron-core's GPTModel in this shape, weights not drawn."""
-        from .qwen2_model import build
-
-        self.check(ctx.parallel)
-        return build(self, ctx)

@@ -10,7 +10,8 @@ from megavlm.platform.runs import RunFolder
 from ..backend import build_context, device, init_distributed
 from ..checkpoints.listing import find_checkpoint
 from ..checkpoints.weights import fill
-from ..config import ModelConfig, Parallel, Stages
+from ..config import Parallel
+from ..data.build import StageData
 from ..model import VisionLanguageModel, build_model
 
 
@@ -23,11 +24,10 @@ def load_stage(
     not hold this model.
     """
     folder = checkpoint or find_checkpoint(run, stage)
-    config: ModelConfig = recipe.section("model")
-    stages: Stages = recipe.section("stages")
+    spec = StageData.of(recipe, stage)
     # FP8 weights are kept in bfloat16; running them needs no FP8.
-    precision = "fp32" if stages[stage].precision == "fp32" else "bf16"
+    precision = "fp32" if spec.stage.precision == "fp32" else "bf16"
     init_distributed(parallel, recipe.seed)
-    model = build_model(config, build_context(parallel, precision))
+    model = build_model(spec.model, build_context(parallel, precision))
     fill(model, folder)
     return model.to(device()).eval()

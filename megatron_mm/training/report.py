@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megavlm.platform.config import load_recipe
 
 from ..config import ModelConfig, Stage, Stages
+from ..data.build import StageData
 from ..data.manifest import Manifest
 from ..data.stats import stats
 from .outcome import stage_steps
@@ -42,7 +43,7 @@ def add_sections(run: RunFolder, report: Report) -> None:
     made = f", optimizer {engine['optimizer']}" if "optimizer" in engine else ""
     report.text(f"Engine: {engine['backend']} over {engine['collectives']}, {engine['world']} process(es){made}.")
     report.line_chart("Loss", {name: _curve(lines, "loss") for name, lines in steps.items()}, "step", "loss")
-    rows = [_stage_row(name, stages[name], recipe.section("model"), lines) for name, lines in steps.items()]
+    rows = [_stage_row(name, stages[name], StageData.of(recipe, name).model, lines) for name, lines in steps.items()]
     report.table(rows, list(rows[0]), title="Stages")
     packs = [_pack_row(run, name) for name in steps]
     report.table(packs, list(packs[0]), title="Packs")

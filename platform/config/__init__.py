@@ -2,5 +2,6 @@
 
 from .recipe import Recipe, list_recipes, load_recipe
 from .schema import Config, point, points
+from .tree import merge
 
-__all__ = ["Config", "Recipe", "list_recipes", "load_recipe", "point", "points"]
+__all__ = ["Config", "Recipe", "list_recipes", "load_recipe", "merge", "point", "points"]

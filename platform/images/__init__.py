@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .decode import BadImage, ImageInfo, probe
 from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, TileRule, decode, decode_tiles, load_decoder
-from .tiling import candidate_grids, choose_grid, tile_count, tile_image
+from .tiling import ImageTiles, TilePlace, candidate_grids, choose_grid, places, tile_count, tile_image
 
 __all__ = [
     "IMAGE_DECODERS",
@@ -12,12 +12,15 @@ __all__ = [
     "Decoded",
     "ImageDecoder",
     "ImageInfo",
+    "ImageTiles",
+    "TilePlace",
     "TileRule",
     "candidate_grids",
     "choose_grid",
     "decode",
     "decode_tiles",
     "load_decoder",
+    "places",
     "probe",
     "tile_count",
     "tile_image",

@@ -7,12 +7,45 @@ exact fractions would send real sizes (1000x1200 among them) to another grid.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError, InputError
 
 Grid = tuple[int, int]
+
+
+class ImageTiles(NamedTuple):
+    """How one image was cut: `tiles` in all, a grid of columns x rows and, if that is one less, a thumbnail."""
+
+    tiles: int
+    columns: int
+    rows: int
+
+
+class TilePlace(NamedTuple):
+    """One tile's place in its image: its number, and its column and row in a grid of columns x rows, all from 0.
+
+    A thumbnail shows the whole image, which is its place; an image of one tile is its own thumbnail.
+    """
+
+    number: int
+    column: int
+    row: int
+    columns: int
+    rows: int
+    thumbnail: bool
+
+
+def places(image: ImageTiles, thumbnail: bool) -> list[TilePlace]:
+    """Where each tile of an image stands, in their order. `thumbnail`: whether the tiling makes thumbnails."""
+    columns, rows = image.columns, image.rows
+    if thumbnail and columns * rows == 1:
+        return [TilePlace(0, 0, 0, 1, 1, thumbnail=True)]
+    grid = [TilePlace(k, k % columns, k // columns, columns, rows, thumbnail=False) for k in range(columns * rows)]
+    return grid + [TilePlace(k, 0, 0, columns, rows, thumbnail=True) for k in range(len(grid), image.tiles)]
 
 
 def candidate_grids(min_tiles: int, max_tiles: int) -> list[Grid]:

@@ -12,6 +12,7 @@ from megavlm.kernels import torchvision
 from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.decoders.qwen2 import Qwen2
+from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.platform.errors import ConfigError
 
 SPEC = Qwen2(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, vocab=96)
@@ -79,7 +80,7 @@ def renamed(spec: Qwen2, state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_equal_transformers(one_process: BuildContext, tied: bool) -> None:
     spec = SPEC.model_copy(update={"tied": tied})
-    reference, ours = published(spec), spec.build(one_process)
+    reference, ours = published(spec), spec.build(one_process, Inline())
     wanted = renamed(spec, reference.state_dict())
     own = dict(ours.named_parameters())
     assert set(own) == set(wanted)
@@ -104,7 +105,7 @@ def test_logits_equal_transformers(one_process: BuildContext, tied: bool) -> Non
 )
 def test_parameters_are_counted_right(one_process: BuildContext, spec: Qwen2, stated: float | None) -> None:
     with torch.device("meta"):
-        built = sum(p.numel() for p in spec.build(one_process).parameters())
+        built = sum(p.numel() for p in spec.build(one_process, Inline()).parameters())
     assert spec.parameters() == built
     assert stated is None or built == pytest.approx(stated, rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Qwen2 as megatron-core's GPTModel."""
+"""The decoders as megatron-core's GPTModel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
 from ..backend.specs import layer_spec, modules
@@ -17,10 +19,10 @@ from ..backend.transformer import mark_split_weights, transformer_config
 from ..contracts import BuildContext
 
 if TYPE_CHECKING:
-    from .qwen2 import Qwen2
+    from .base import Decoder
 
 
-def config_of(spec: Qwen2, ctx: BuildContext) -> TransformerConfig:
+def config_of(spec: Decoder, ctx: BuildContext) -> TransformerConfig:
     """megatron-core's configuration of this shape."""
     return transformer_config(
         ctx,
@@ -34,11 +36,11 @@ def config_of(spec: Qwen2, ctx: BuildContext) -> TransformerConfig:
         gated_linear_unit=True,
         activation_func=F.silu,
         add_bias_linear=False,
-        add_qkv_bias=True,
+        add_qkv_bias=spec.qkv_bias,
     )
 
 
-class Decoder(GPTModel):
+class DecoderModel(GPTModel):
     """GPTModel as the `decoder` of a larger model.
 
     megatron-core's schedules and CUDA graphs take the outermost attribute named "decoder" for the transformer block.
@@ -61,13 +63,13 @@ class Decoder(GPTModel):
         return self.decoder.layers
 
 
-def build(spec: Qwen2, ctx: BuildContext) -> Decoder:
+def build(spec: Decoder, ctx: BuildContext, injection: Any) -> DecoderModel:
     """The stage of the decoder that `ctx` names. Embeddings come out whole: the model splits them after injection."""
     config = config_of(spec, ctx)
-    layers = get_num_layers_to_build(config, vp_stage=ctx.vp_stage)
-    layer = layer_spec(AttnMaskType.causal, dtype=ctx.params_dtype)
-    block = TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=modules(ctx.params_dtype).norm)
-    model = Decoder(
+    block = TransformerBlockSubmodules(
+        layer_specs=injection.layer_specs(_layer_specs(config, ctx), spec), layer_norm=modules(ctx.params_dtype).norm
+    )
+    model = DecoderModel(
         config=config,
         transformer_layer_spec=block,
         vocab_size=spec.padded_vocab(ctx.parallel.tp),
@@ -84,6 +86,13 @@ def build(spec: Qwen2, ctx: BuildContext) -> Decoder:
     if ctx.post_process and model.vocab_size > spec.vocab:
         model.output_layer.register_forward_hook(_HidePadding(spec.vocab))
     return model
+
+
+def _layer_specs(config: TransformerConfig, ctx: BuildContext) -> dict[int, ModuleSpec]:
+    """The layers of this stage by their number in the whole decoder, from 0."""
+    first = get_transformer_layer_offset(config, ctx.vp_stage)
+    numbers = range(first, first + get_num_layers_to_build(config, vp_stage=ctx.vp_stage))
+    return dict.fromkeys(numbers, layer_spec(AttnMaskType.causal, dtype=ctx.params_dtype))
 
 
 class _HidePadding:
