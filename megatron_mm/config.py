@@ -198,6 +198,7 @@ class Parallel(Config):
     first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
     last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
     sequence_parallel: bool = False
+    overlap: bool | None = None  # gradients summed, weights gathered while it computes; null: where there are GPUs
 
     @property
     def split(self) -> int:
@@ -318,6 +319,7 @@ class Stage(Config):
     # fp8: the linear layers of encoder and decoder, scaled from earlier steps, by tensor, or by blocks of 128
     precision: Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
+    deterministic: bool = False  # the same bits again from the same layout and machines, at the price of speed
     checkpoint: Checkpoint = Checkpoint()
     on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
