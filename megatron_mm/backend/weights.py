@@ -23,11 +23,12 @@ def initialise(model: Any, seed: int) -> None:
     Reads the model's sharded state dict, which names each tensor globally and says which part this rank holds: what
     a checkpoint would contain. Matrices are normal with deviation 1/sqrt(fan-in), those that end a residual branch
     divided by sqrt(2 * layers) (GPT-2); tables normal with 0.02; norms one, biases zero; a parameter's own
-    `init_constant` or `init_std` wins.
+    `init_constant` or `init_std` wins. Of a parameter with an `init_shape` only that much of the whole tensor, from its
+    first element on, is drawn; what pads it is zero.
     """
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
-            tensor.data.copy_(_slice(tensor, _draw(tensor, seed, _rows(model, tensor))))
+            tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(tensor, seed, _drawn_shape(model, tensor)))))
 
 
 def _sharded(values: Any) -> Iterator[ShardedTensor]:
@@ -41,16 +42,20 @@ def _sharded(values: Any) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _draw(tensor: ShardedTensor, seed: int, rows: int) -> Tensor:
-    """The whole tensor of which `tensor` is a shard, float32. `rows` are drawn, padding of the vocabulary is zero."""
-    shape = tensor.global_shape[tensor.prepend_axis_num :]
+def _draw(tensor: ShardedTensor, seed: int, shape: tuple[int, ...]) -> Tensor:
+    """First values float32 of this `shape`: the whole tensor of which `tensor` is a shard, without its padding."""
     constant = getattr(tensor.data, "init_constant", None)
     if constant is None and len(shape) == 1 and not hasattr(tensor.data, "init_std"):
         constant = 0.0 if tensor.key.endswith("bias") else 1.0
     if constant is not None:
         return torch.full(shape, constant)
-    whole = torch.zeros(shape)
-    whole[:rows].normal_(0.0, _deviation(tensor, shape), generator=_generator(tensor, seed))
+    return torch.empty(shape).normal_(0.0, _deviation(tensor, shape), generator=_generator(tensor, seed))
+
+
+def _padded(tensor: ShardedTensor, values: Tensor) -> Tensor:
+    """`values` with zeros behind them, as large as the whole tensor."""
+    whole = values.new_zeros(tensor.global_shape[tensor.prepend_axis_num :])
+    whole[tuple(slice(size) for size in values.shape)] = values
     return whole
 
 
@@ -77,6 +82,7 @@ def _slice(tensor: ShardedTensor, whole: Tensor) -> Tensor:
     return whole[tuple(slice(start, start + size) for start, size in zip(offsets, tensor.local_shape, strict=True))]
 
 
-def _rows(model: Any, tensor: ShardedTensor) -> int:
-    """Rows that mean something: all, but for a table only the true vocabulary, which padding would change by layout."""
-    return model.spec.decoder.vocab if tensor.allow_shape_mismatch else tensor.global_shape[tensor.prepend_axis_num]
+def _drawn_shape(model: Any, tensor: ShardedTensor) -> tuple[int, ...]:
+    """What means something: all, but for a table only the true vocabulary, which padding would change by layout."""
+    shape = getattr(tensor.data, "init_shape", tensor.global_shape[tensor.prepend_axis_num :])
+    return (model.spec.decoder.vocab, *shape[1:]) if tensor.allow_shape_mismatch else shape

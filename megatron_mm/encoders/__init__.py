@@ -4,4 +4,6 @@ from megavlm.platform.registry import Registry
 
 ENCODERS = Registry("encoder", {
     "internvit": "megavlm.megatron_mm.encoders.internvit:InternViT",
+    "clip": "megavlm.megatron_mm.encoders.clip:Clip",
+    "siglip": "megavlm.megatron_mm.encoders.siglip:Siglip",
 })  # fmt: skip

@@ -1,10 +1,11 @@
-"""InternViT (Chen et al. 2023, InternVL): a plain ViT with joint qk-norm and layer scale. 6B-448px-V1-5 and 300M."""
+"""InternViT (Chen et al. 2023, InternVL): a plain ViT with joint qk-norm and layer scale. 6B and 300M."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
@@ -19,15 +20,26 @@ if TYPE_CHECKING:
 
 
 class InternViT(Config):
-    """Shape of an InternViT. The 6B at 448 px: patch 14, 45 layers, 3200, 25 heads, ffn 12800, layer scale 0.1."""
+    """Shape of an InternViT, by the published config.json of each.
+
+    InternViT-6B-448px-V1-5, the defaults: 45 layers, hidden 3200, 25 heads, ffn 12800, norm rms, qk_norm, no qkv_bias,
+    layer_scale 0.1. InternViT-300M-448px: 24 layers, hidden 1024, 16 heads, ffn 4096, norm layer, no qk_norm, qkv_bias,
+    layer_scale 1.0. Both: patch 14, norm_eps 1e-6, ImageNet's mean and std.
+
+    Dummy heads follow the real ones and hold zeros only, so that tensor parallelism divides the heads. They change
+    nothing and stay zero in training: their gradients are zero. The released NVLM-D keeps 7 of them.
+    """
 
     name: Literal["internvit"] = "internvit"
     image_size: PositiveInt = 448  # side of a square tile, in pixels
+    trained_size: PositiveInt | None = None  # what the table of positions is for, if not image_size: it is resized
     patch_size: PositiveInt = 14
     layers: PositiveInt = 45
     hidden: PositiveInt = 3200
     heads: PositiveInt = 25
+    dummy_heads: NonNegativeInt = 0  # 7 make NVLM-D's 32
     ffn: PositiveInt = 12800
+    norm: Literal["rms", "layer"] = "rms"  # before attention and MLP
     qk_norm: bool = True  # one RMSNorm over all heads of the queries together, another over the keys
     qkv_bias: bool = False
     layer_scale: float = 0.1  # what the per-channel scale of each residual branch starts from
@@ -37,7 +49,8 @@ class InternViT(Config):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> InternViT:
-        require_divisible(self.image_size, "encoder.image_size", self.patch_size, "encoder.patch_size")
+        for key in ("image_size", "trained_size"):
+            require_divisible(getattr(self, key) or 0, f"encoder.{key}", self.patch_size, "encoder.patch_size")
         require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
         return self
 
@@ -52,16 +65,30 @@ class InternViT(Config):
         """Channels of the feature map."""
         return self.hidden
 
+    @property
+    def table(self) -> tuple[int, int]:
+        """Rows and columns of patches that the table of positions is for."""
+        side = (self.trained_size or self.image_size) // self.patch_size
+        return side, side
+
+    @property
+    def padded(self) -> int:
+        """Width of queries, of keys and of values, dummy heads included."""
+        return self.hidden // self.heads * (self.heads + self.dummy_heads)
+
     def parameters(self) -> int:
-        """Parameters of the encoder."""
-        width, (rows, columns) = self.hidden, self.grid
-        embedding = 3 * self.patch_size**2 * width + width + width + (rows * columns + 1) * width
-        attention = 4 * width**2 + (4 if self.qkv_bias else 1) * width + (2 * width if self.qk_norm else 0)
+        """Parameters of the encoder, dummy heads included."""
+        width, padded = self.hidden, self.padded
+        embedding = 3 * self.patch_size**2 * width + width + width + (prod(self.table) + 1) * width
+        attention = (
+            4 * width * padded + width + (3 * padded if self.qkv_bias else 0) + (2 * padded if self.qk_norm else 0)
+        )
         mlp = 2 * width * self.ffn + self.ffn + width
-        return embedding + self.layers * (attention + mlp + 4 * width)  # two norms, two layer scales
+        norms = 2 * width * (1 if self.norm == "rms" else 2)
+        return embedding + self.layers * (attention + mlp + norms + 2 * width)  # two layer scales
 
     def flops(self) -> Flops:
-        """Forward FLOPs of one tile: every patch and the class token see each other."""
+        """Forward FLOPs of one tile: every patch and the class token see each other. Dummy heads are no work."""
         patches = self.grid[0] * self.grid[1]
         tokens = patches + 1
         return Flops(
@@ -72,11 +99,12 @@ class InternViT(Config):
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this encoder cannot be split over `parallel`."""
-        if self.heads % parallel.tp:
+        tp, heads = parallel.tp, self.heads + self.dummy_heads
+        if heads % tp:
             raise ConfigError(
-                f"encoder.heads {self.heads} does not divide by parallel.tp {parallel.tp}",
+                f"encoder.heads {self.heads} + dummy_heads {self.dummy_heads} do not divide by parallel.tp {tp}",
                 where="parallel.tp",
-                fix=f"use a tp that divides {self.heads}; padding with dummy heads, as NVLM does, is not built yet",
+                fix=f"set encoder.dummy_heads={-self.heads % tp}, or a tp that divides {heads}",
             )
         require_divisible(self.ffn, "encoder.ffn", parallel.tp, "parallel.tp")
 

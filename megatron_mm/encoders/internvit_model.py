@@ -29,29 +29,34 @@ from ..backend.guards import require_bidirectional
 from ..backend.specs import layer_spec
 from ..backend.transformer import mark_split_weights, transformer_config, whole
 from ..contracts import BuildContext, FeatureMap
+from .positions import resized
 
 if TYPE_CHECKING:
     from .internvit import InternViT
+
+NORMS = {"rms": "RMSNorm", "layer": "LayerNorm"}
 
 
 class JointHeadNorm(MegatronModule):
     """RMSNorm over the concatenation of ALL heads, which tensor parallelism has spread over ranks.
 
-    y = x * rsqrt(mean over heads and channels of x^2 + eps) * weight. Each rank holds its heads' slice of the weight
-    (published length: heads * head_dim); the mean square is summed over the ranks.
+    y = x * rsqrt(mean over real heads and channels of x^2 + eps) * weight. Each rank holds its heads' slice of the
+    weight (published length: heads * head_dim, dummy heads included); the mean square is summed over the ranks.
     """
 
     def __init__(self, config: TransformerConfig, tp_group: Any) -> None:
         super().__init__(config=config)
         self.tp_group = tp_group
-        self.size = config.num_attention_heads * config.kv_channels
-        self.weight = nn.Parameter(torch.empty(self.size // tp_group.size(), dtype=config.params_dtype))
+        self.size = config.hidden_size  # of the real heads, which come first
+        local = config.num_attention_heads * config.kv_channels // tp_group.size()
+        self.real = min(max(self.size - tp_group.rank() * local, 0), local)
+        self.weight = nn.Parameter(torch.empty(local, dtype=config.params_dtype))
         set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[s, b, local heads, d] -> the same, normalised; the statistic is taken in float32."""
         flat = x.flatten(2).float()
-        squares = flat.square().sum(-1, keepdim=True)
+        squares = flat[..., : self.real].square().sum(-1, keepdim=True)
         # Every rank uses the sum, so its gradient is summed too: reduce has an identity backward, copy the sum.
         squares = copy_to_tensor_model_parallel_region(
             reduce_from_tensor_model_parallel_region(squares, group=self.tp_group), group=self.tp_group
@@ -106,11 +111,10 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, spec: InternViT, dtype: torch.dtype) -> None:
         super().__init__()
-        rows, columns = spec.grid
         self.spec = spec
         self.patches = nn.Conv2d(3, spec.hidden, spec.patch_size, spec.patch_size, dtype=dtype)
         self.class_token = nn.Parameter(torch.empty(spec.hidden, dtype=dtype))
-        self.positions = nn.Parameter(torch.empty(1 + rows * columns, spec.hidden, dtype=dtype))
+        self.positions = nn.Parameter(torch.empty(1 + prod(spec.table), spec.hidden, dtype=dtype))
         for table in (self.class_token, self.positions):
             setattr(table, "init_std", 0.02)  # noqa: B010
 
@@ -120,7 +124,7 @@ class PatchEmbedding(nn.Module):
         pixels = tile_normalise(tiles, spec.patch_size, spec.mean, spec.std, dtype=weight.dtype)
         patches = F.linear(pixels, weight.flatten(1), self.patches.bias)
         class_token = self.class_token.expand(len(tiles), 1, -1)
-        return torch.cat([class_token, patches], dim=1) + self.positions
+        return torch.cat([class_token, patches], dim=1) + resized(self.positions, spec.table, spec.grid)
 
 
 class InternViTModel(MegatronModule):
@@ -136,6 +140,8 @@ class InternViTModel(MegatronModule):
             self.config, TransformerBlockSubmodules(layer_specs=[layer] * spec.layers), post_layer_norm=False
         )
         mark_split_weights(self)
+        for built in self.block.layers:
+            _draw_real_heads_only(built.self_attention, spec.hidden)
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
         """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
@@ -147,15 +153,30 @@ class InternViTModel(MegatronModule):
         return [FeatureMap(values, self.spec.grid, images, expert="internvit", layer=-1)]
 
 
+def _draw_real_heads_only(attention: Any, real: int) -> None:
+    """First weights of dummy heads are zero. `real` is the real heads' width; megatron-core's qkv is head by head."""
+    drawn = {
+        "linear_qkv.weight": (3 * real, real),
+        "linear_qkv.bias": (3 * real,),
+        "linear_proj.weight": (real, real),
+        "q_norm.weight": (real,),
+        "k_norm.weight": (real,),
+    }
+    for name, parameter in attention.named_parameters():
+        if name in drawn:
+            setattr(parameter, "init_shape", drawn[name])  # noqa: B010
+
+
 def _config(spec: InternViT, ctx: BuildContext) -> TransformerConfig:
     """Whole on every process but for tensor parallelism: a tile is short, and tiles are shared out (encode.py)."""
     return transformer_config(
         whole(ctx),
         num_layers=spec.layers,
         hidden_size=spec.hidden,
-        num_attention_heads=spec.heads,
+        num_attention_heads=spec.heads + spec.dummy_heads,
+        kv_channels=spec.hidden // spec.heads,
         ffn_hidden_size=spec.ffn,
-        normalization="RMSNorm",
+        normalization=NORMS[spec.norm],
         layernorm_epsilon=spec.norm_eps,
         activation_func=F.gelu,  # exact; megatron-core's fused bias+GELU would be the tanh approximation
         bias_activation_fusion=False,

@@ -1,0 +1,85 @@
+"""A ViT on transformers' layers; ours are the way in (one pass over the pixels) and which hidden state comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megavlm.kernels.tile_normalise import tile_normalise
+from megavlm.kernels.torchvision import load
+
+from ..contracts import BuildContext, FeatureMap
+from .positions import resized
+
+if TYPE_CHECKING:
+    from .replicated import Replicated
+
+
+class ReplicatedViT(nn.Module):
+    """Tiles [n, 3, H, W] in 0..255 -> one FeatureMap of n * rows * columns tokens.
+
+    The parameters have the names of the published checkpoints, those of a vision model alone ("vision_model. ...").
+    """
+
+    def __init__(self, spec: Replicated, ctx: BuildContext) -> None:
+        super().__init__()
+        self.spec = spec
+        self.vision_model = _layers(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        if ctx.recompute == "full":
+            self.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
+        embeddings = self.vision_model.embeddings
+        tables = [embeddings.position_embedding.weight]
+        for table in [*tables, embeddings.class_embedding] if spec.class_token else tables:
+            setattr(table, "init_std", 0.02)  # noqa: B010
+
+    def forward(self, tiles: Tensor) -> list[FeatureMap]:
+        """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
+        spec, model = self.spec, self.vision_model
+        x = self._embedded(tiles)
+        x = model.pre_layrnorm(x) if spec.entry_norm else x
+        for layer in model.encoder.layers:
+            x = layer(x, None)  # no mask: every patch sees every other
+        x = model.post_layernorm(x) if spec.ends_in_norm else x
+        values = x[:, int(spec.class_token) :].reshape(-1, spec.hidden)
+        images = torch.arange(len(tiles), device=tiles.device)
+        return [FeatureMap(values, spec.grid, images, expert=spec.name, layer=spec.layer)]
+
+    def _embedded(self, tiles: Tensor) -> Tensor:
+        """uint8 [n, 3, H, W] -> [n, tokens, hidden]; the convolution is one matrix product over patches."""
+        spec, embeddings = self.spec, self.vision_model.embeddings
+        height, width = (count * spec.patch_size for count in spec.grid)
+        weight, bias = embeddings.patch_embedding.weight, embeddings.patch_embedding.bias
+        seen = tiles[:, :, :height, :width]
+        pixels = tile_normalise(seen, spec.patch_size, spec.mean, spec.std, dtype=weight.dtype)
+        x = F.linear(pixels, weight.flatten(1), bias)
+        if spec.class_token:
+            x = torch.cat([embeddings.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        return x + resized(embeddings.position_embedding.weight, spec.table, spec.grid)
+
+
+def _layers(spec: Replicated) -> Any:
+    """transformers' vision model on the meta device, up to the hidden state that is wanted."""
+    load()
+    import transformers
+
+    config = getattr(transformers, f"{spec.family}Config")(
+        hidden_size=spec.hidden,
+        intermediate_size=spec.ffn,
+        num_hidden_layers=spec.depth,
+        num_attention_heads=spec.heads,
+        image_size=spec.trained_size or spec.image_size,
+        patch_size=spec.patch_size,
+        hidden_act=spec.activation,
+        layer_norm_eps=spec.norm_eps,
+        vision_use_head=False,  # SigLIP's pooling; CLIP has none
+        attn_implementation="sdpa",
+    )
+    with torch.device("meta"):  # where it draws no weights
+        model = getattr(transformers, f"{spec.family}Model")(config)
+    del model.embeddings.position_ids  # a list of all positions, which to_empty would fill with chance
+    if not spec.ends_in_norm:
+        del model.post_layernorm
+    return model

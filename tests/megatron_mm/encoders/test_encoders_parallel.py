@@ -1,0 +1,72 @@
+"""Two tensor-parallel ranks see what one process sees, and read its checkpoints, as it reads theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import Parallel
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(200)]
+TOWERS = ["internvit", "clip", "siglip"]
+SPLITS = ["6B with dummy heads", "300M"]
+
+
+@pytest.fixture(scope="module")
+def folder(worker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """one/NAME and two/NAME: checkpoints of one process and of two; results.json: what the two say."""
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.set_num_threads(1)
+    backend.init_distributed(Parallel(), seed=1)
+    for name in TOWERS:
+        worker.save(worker.tower(name, Parallel()), folder / "one" / name)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, worker.__file__, str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=150,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    yield folder
+    backend.shutdown()
+
+
+@pytest.fixture
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_split_heads_give_the_published_features(worker: ModuleType, told: dict[str, Any], case: str) -> None:
+    heads = worker.CASES[case]["heads"]
+    wanted = worker.statement(worker.published(case), worker.tiles(), heads).flatten(0, 1).float()
+    torch.testing.assert_close(torch.tensor(told["features"][case]), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_ranks_read_what_one_process_wrote(told: dict[str, Any], name: str) -> None:
+    """And draw the same first weights: both are compared with those."""
+    assert told["towers"][name]["alike"]
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_one_process_reads_what_two_ranks_wrote(worker: ModuleType, folder: Path, name: str) -> None:
+    assert worker.loads_alike(worker.tower(name, Parallel()), folder / "two" / name)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_visual_tokens_are_the_same(worker: ModuleType, folder: Path, told: dict[str, Any], name: str) -> None:
+    values = worker.tower(name, Parallel())(worker.tiles()).values.detach()
+    torch.testing.assert_close(torch.tensor(told["towers"][name]["values"]), values, rtol=1e-5, atol=1e-5)

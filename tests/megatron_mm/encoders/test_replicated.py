@@ -1,0 +1,251 @@
+"""CLIP's and SigLIP's towers against their papers' layers in plain torch, and against the published names and sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from megavlm.megatron_mm.config import Parallel
+from megavlm.megatron_mm.contracts import BuildContext
+from megavlm.megatron_mm.encoders.clip import Clip
+from megavlm.megatron_mm.encoders.replicated import Replicated
+from megavlm.megatron_mm.encoders.siglip import Siglip
+from megavlm.platform.errors import ConfigError
+
+HERE = BuildContext(torch.float32)
+SHAPE = {"image_size": 30, "patch_size": 7, "layers": 4, "hidden": 32, "heads": 4, "ffn": 48}  # a border of 2 px
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_L336, SO400M = (24, 1024, 4096, 14, 336), (27, 1152, 4304, 14, 384)
+BASE = {"image_size": 224, "patch_size": 16, "layers": 12, "hidden": 768, "heads": 12, "ffn": 3072}
+FAMILIES = pytest.mark.parametrize("kind", [Clip, Siglip], ids=["clip", "siglip"])
+
+
+def clip_shapes(layers: int, h: int, ffn: int, patch: int, side: int) -> dict[str, tuple[int, ...]]:
+    """The published checkpoint's vision_model: names and shapes."""
+    return {
+        "embeddings.class_embedding": (h,),
+        "embeddings.patch_embedding.weight": (h, 3, patch, patch),
+        "embeddings.position_embedding.weight": ((side // patch) ** 2 + 1, h),
+        "pre_layrnorm.weight": (h,), "pre_layrnorm.bias": (h,),
+        "post_layernorm.weight": (h,), "post_layernorm.bias": (h,),
+        **layer_shapes(layers, h, ffn),
+    }  # fmt: skip
+
+
+def siglip_shapes(layers: int, h: int, ffn: int, patch: int, side: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "embeddings.patch_embedding.weight": (h, 3, patch, patch), "embeddings.patch_embedding.bias": (h,),
+        "embeddings.position_embedding.weight": ((side // patch) ** 2, h),
+        "post_layernorm.weight": (h,), "post_layernorm.bias": (h,),
+        "head.probe": (1, 1, h),
+        "head.attention.in_proj_weight": (3 * h, h), "head.attention.in_proj_bias": (3 * h,),
+        "head.attention.out_proj.weight": (h, h), "head.attention.out_proj.bias": (h,),
+        "head.layernorm.weight": (h,), "head.layernorm.bias": (h,),
+        "head.mlp.fc1.weight": (ffn, h), "head.mlp.fc1.bias": (ffn,),
+        "head.mlp.fc2.weight": (h, ffn), "head.mlp.fc2.bias": (h,),
+        **layer_shapes(layers, h, ffn),
+    }  # fmt: skip
+
+
+def layer_shapes(layers: int, h: int, ffn: int) -> dict[str, tuple[int, ...]]:
+    one: dict[str, tuple[int, ...]] = {"mlp.fc1.weight": (ffn, h), "mlp.fc1.bias": (ffn,)}
+    one |= {"mlp.fc2.weight": (h, ffn), "mlp.fc2.bias": (h,)}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        one |= {f"self_attn.{name}.weight": (h, h), f"self_attn.{name}.bias": (h,)}
+    for name in ("layer_norm1", "layer_norm2"):
+        one |= {f"{name}.weight": (h,), f"{name}.bias": (h,)}
+    return {f"encoder.layers.{i}.{name}": shape for i in range(layers) for name, shape in one.items()}
+
+
+SHAPES = {Clip: clip_shapes, Siglip: siglip_shapes}
+
+
+def drawn(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Random tensors by the names of a checkpoint, norms and biases too."""
+    draw = torch.Generator().manual_seed(1)
+    return {f"vision_model.{name}": 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+
+
+def published(kind: type[Replicated]) -> dict[str, Tensor]:
+    return drawn(SHAPES[kind](4, 32, 48, 7, 30))
+
+
+def norm(w: dict[str, Tensor], name: str, x: Tensor, eps: float) -> Tensor:
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def linear(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-1.702 * x))
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def hidden_states(kind: type[Replicated], weights: dict[str, Tensor], tiles: Tensor, table: int = 0) -> list[Tensor]:
+    """In float64, the patches of: the embeddings, then what each layer gives; the last one as the tower ends it.
+
+    `table`: the side of the trained grid where it is not the tile's.
+    """
+    clip = kind is Clip
+    w = {name.removeprefix("vision_model."): tensor.double() for name, tensor in weights.items()}
+    mean, std = (CLIP_MEAN, CLIP_STD) if clip else ((0.5,) * 3, (0.5,) * 3)
+    pixels = tiles.double() / 255
+    pixels = torch.stack([(pixels[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+    x = F.conv2d(pixels, w["embeddings.patch_embedding.weight"], w.get("embeddings.patch_embedding.bias"), stride=7)
+    side, x = x.shape[-1], x.flatten(2).transpose(1, 2)
+    positions = w["embeddings.position_embedding.weight"]
+    if table:
+        grid = positions[clip:].view(1, table, table, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+        positions = torch.cat([positions[:clip], grid[0].flatten(1).T])
+    if clip:
+        x = torch.cat([w["embeddings.class_embedding"].repeat(len(x), 1, 1), x], dim=1)
+    x = x + positions
+    eps, gelu = (1e-5, quick_gelu) if clip else (1e-6, tanh_gelu)
+    states = [norm(w, "pre_layrnorm", x, eps) if clip else x]
+    for i in range(4):
+        p = {name.removeprefix(f"encoder.layers.{i}."): t for name, t in w.items()}
+        x = states[-1]
+        x = x + attention(p, norm(p, "layer_norm1", x, eps))
+        states.append(x + linear(p, "mlp.fc2", gelu(linear(p, "mlp.fc1", norm(p, "layer_norm2", x, eps)))))
+    if not clip:
+        states[-1] = norm(w, "post_layernorm", states[-1], eps)
+    return [state[:, int(clip) :].flatten(0, 1).float() for state in states]
+
+
+def attention(p: dict[str, Tensor], x: Tensor) -> Tensor:
+    q, k, v = (linear(p, f"self_attn.{name}_proj", x).unflatten(-1, (4, 8)) for name in "qkv")
+    scores = torch.einsum("nqhd,nkhd->nhqk", q, k) / 8**0.5
+    return linear(p, "self_attn.out_proj", torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), v).flatten(2))
+
+
+def tiles(side: int = 30) -> Tensor:
+    return torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def built(spec: Replicated, weights: dict[str, Tensor], ctx: BuildContext = HERE) -> Any:
+    model = spec.build(ctx)
+    assert not model.load_state_dict(weights, strict=False).missing_keys
+    return model
+
+
+@FAMILIES
+@pytest.mark.parametrize("layer", [0, 2, 4, -1, -2, -4])
+def test_equals_the_published_hidden_state(kind: type[Replicated], layer: int) -> None:
+    weights = published(kind)
+    (feature,) = built(kind(**SHAPE, layer=layer), weights)(tiles())
+    assert (feature.grid, feature.layer, feature.expert) == ((4, 4), layer, kind().name)
+    assert feature.images.tolist() == [0, 1, 2]
+    wanted = hidden_states(kind, weights, tiles())[layer]
+    torch.testing.assert_close(feature.values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@FAMILIES
+@pytest.mark.parametrize("side", [42, 21])
+def test_positions_are_resized_to_the_tile(kind: type[Replicated], side: int) -> None:
+    weights = drawn(SHAPES[kind](4, 32, 48, 7, 30))
+    spec = kind(**{**SHAPE, "image_size": side, "trained_size": 30})
+    (feature,) = built(spec, weights)(tiles(side))
+    wanted = hidden_states(kind, weights, tiles(side), table=4)[-2]
+    torch.testing.assert_close(feature.values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@FAMILIES
+def test_takes_the_published_names_and_leaves_what_it_does_not_use(kind: type[Replicated]) -> None:
+    """LLaVA's -2: all but the last layer, the norm after it, and SigLIP's pooling."""
+    weights = published(kind)
+    left = kind(**SHAPE).build(HERE).load_state_dict(weights, strict=False)
+    assert not left.missing_keys
+    beyond = ("vision_model.encoder.layers.3.", "vision_model.post_layernorm.", "vision_model.head.")
+    assert set(left.unexpected_keys) == {name for name in weights if name.startswith(beyond)}
+
+
+@pytest.mark.parametrize(
+    ("spec", "shapes", "total"),
+    [
+        (Clip(), clip_shapes(*CLIP_L336), 303_507_456),
+        (Clip(image_size=224), clip_shapes(*CLIP_L336[:4], 224), 303_179_776),
+        (Clip(image_size=448, trained_size=336), clip_shapes(*CLIP_L336), 303_507_456),
+        (Clip(layer=-1), clip_shapes(*CLIP_L336), 303_507_456),
+        (Siglip(), siglip_shapes(*SO400M), 428_225_600),
+        (Siglip(layer=-1), siglip_shapes(*SO400M), 428_225_600),
+        (Siglip(**BASE, layer=-1), siglip_shapes(12, 768, 3072, 16, 224), 92_884_224),
+    ],
+)
+def test_full_size(spec: Replicated, shapes: dict[str, tuple[int, ...]], total: int) -> None:
+    """The published tower has so many parameters; of them are built those that the hidden state needs."""
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == total
+    with torch.device("meta"):
+        state = spec.build(BuildContext(torch.bfloat16)).state_dict()
+    assert all(tuple(tensor.shape) == shapes[name.removeprefix("vision_model.")] for name, tensor in state.items())
+    assert spec.parameters() == sum(tensor.numel() for tensor in state.values())
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+
+
+def test_published_counts_of_tensors() -> None:
+    assert len(clip_shapes(*CLIP_L336)) == 391  # as LLaVA's and Eagle's checkpoints list them
+    assert (Siglip().grid, Clip().grid, Clip(image_size=448).grid) == ((27, 27), (24, 24), (32, 32))
+
+
+@FAMILIES
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_flops_are_what_torch_counts(kind: type[Replicated], layer: int) -> None:
+    spec = kind(**SHAPE, layer=layer)
+    model = built(spec, published(kind))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the one that it sees into on a CPU
+        model(tiles())
+    assert counter.get_total_flops() == 3 * spec.flops().forward
+
+
+@FAMILIES
+def test_recomputed_layers_give_the_same_gradients(kind: type[Replicated]) -> None:
+    grads = []
+    for recompute in ("none", "full"):
+        model = built(kind(**SHAPE), published(kind), BuildContext(torch.float32, recompute=recompute))
+        model(tiles())[0].values.square().sum().backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
+    assert all(grad.any() for name, grad in grads[0].items() if not name.endswith("k_proj.bias"))  # moves no softmax
+
+
+@FAMILIES
+def test_sees_in_both_directions_and_only_its_tile(kind: type[Replicated]) -> None:
+    """The last patch reaches the first; another tile, and the border that fills no patch, reach nothing."""
+    pixels = tiles().float().requires_grad_()
+    (feature,) = built(kind(**SHAPE), published(kind))(pixels)
+    feature.tiles[1, 0, 0].square().sum().backward()
+    assert pixels.grad[1, :, 21:28, 21:28].abs().sum() > 0
+    assert not pixels.grad[0].any() and not pixels.grad[2].any() and not pixels.grad[:, :, 28:].any()
+
+
+@FAMILIES
+def test_fits_every_layout(kind: type[Replicated]) -> None:
+    kind().check(Parallel(tp=7, pp=3))
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layer": 5}, "4 layers have 5 hidden states"),
+        ({"layer": -6}, "4 layers have 5 hidden states"),
+        ({"heads": 5}, "does not divide"),
+        ({"image_size": 6}, "encoder.image_size 6 is less"),
+        ({"trained_size": 6}, "encoder.trained_size 6 is less"),
+    ],
+)
+def test_impossible_shapes(kind: type[Replicated], change: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        kind.parse({**SHAPE, **change})
