@@ -45,14 +45,14 @@ def encode_prompt(
     return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding))
 
 
-def next_token(token: int, position: int, like: PackedBatch) -> PackedBatch:
-    """A batch of the one token that follows `position` earlier ones of its sample; no images come with it."""
-    device = like.tokens.device
+def next_tokens(tokens: Sequence[int], position: int, like: PackedBatch) -> PackedBatch:
+    """A batch of one more token for each of several samples, all at the same `position`; no images come with it."""
+    device, shape = like.tokens.device, (len(tokens), 1)
     return PackedBatch(
-        tokens=torch.tensor([[token]], device=device),
-        labels=torch.full((1, 1), -100, device=device),
-        loss_weights=torch.zeros(1, 1, device=device),
-        position_ids=torch.tensor([[position]], device=device),
+        tokens=torch.tensor(tokens, device=device).view(shape),
+        labels=None,
+        loss_weights=torch.zeros(shape, device=device),
+        position_ids=torch.full(shape, position, device=device),
         cu_seqlens=torch.tensor([0, 1], dtype=torch.int32, device=device),
         tiles=like.tiles[:0],
         visual_index=like.visual_index[:0],

@@ -1,4 +1,4 @@
-"""`megavlm generate`: an answer from a trained stage. Loads torch only once everything it was given is checked."""
+"""`megavlm generate`: answers from a trained stage. Loads torch only once everything it was given is checked."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ import dataclasses
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megavlm.platform.cli import parser
 from megavlm.platform.errors import ConfigError, InputError
-from megavlm.platform.images import decode
+from megavlm.platform.storage import write_atomic
 
-from ..checkpoints.listing import Source, resolve
-from ..config import Parallel
-from ..data.build import StageData
-from ..layout import check_layout
+from ..checkpoints.listing import Source
 from ..torchrun import run_on_ranks
+from .questions import Question, read_image, read_questions
+from .weights import Weights, add_arguments
 
 WORKER = "megavlm.megatron_mm.inference.worker"
+PARAMETERS = ("max_new_tokens", "temperature", "top_p", "seed")
 
 EPILOG = """\
 examples:
   megavlm generate nvlm-d-mini --stage sft --image photo.jpg "How many squares are there?"
-  megavlm generate runs/nvlm-d-mini/checkpoints/language/step-000180 "Spell cat backwards."
+  megavlm generate nvlm-d-mini --stage sft --batch-file questions.jsonl --out answers.jsonl
+
+A line of the batch file is {"prompt": "What is this?", "images": ["a.jpg"]}; it may set id, max_new_tokens,
+temperature, top_p and seed. Its answer is a line {"id", "text", "tokens", ...}, or {"id", "error"}.
 """
 
 
@@ -34,82 +38,113 @@ examples:
 class Request:
     """What to generate, and how; plain data, so that it can be handed to other ranks."""
 
-    source: str
-    stage: str | None
-    images: list[str]
-    prompt: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    tp: int
+    weights: Weights
+    questions: list[Question]
+    batch_size: int
+
+    def dump(self) -> str:
+        """As JSON."""
+        questions = [question.model_dump() for question in self.questions]
+        return json.dumps(dataclasses.asdict(self) | {"questions": questions})
+
+    @classmethod
+    def load(cls, text: str) -> Request:
+        """What `dump` wrote."""
+        told = json.loads(text)
+        questions = [Question.model_validate(question) for question in told["questions"]]
+        return cls(Weights(**told["weights"]), questions, told["batch_size"])
 
 
 def main(argv: Sequence[str]) -> int:
-    """Generate and print."""
-    args = _arguments(argv)
-    request = Request(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Request)})
-    check(request)
-    told = answer_here(request) if request.tp == 1 else answer_on_ranks(request)
-    print(json.dumps(told, indent=2) if args.json else told["text"])
-    return 0
+    """Generate and print, or write the answers of a file."""
+    p, args = _arguments(argv)
+    _check(p, args)
+    source = Weights.of(args).check()
+    asked = {key: getattr(args, key) for key in PARAMETERS}
+    one = Question.parse(asked | {"prompt": args.prompt or "", "images": tuple(args.images)})
+    if args.batch_file is None:
+        return _one(args, one, source)
+    folder = args.image_folder or args.batch_file.parent
+    return _many(args, list(read_questions(args.batch_file, folder, asked)), source)
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     p = parser("generate", epilog=EPILOG)
-    p.add_argument("source", metavar="RUN|CKPT", help="a run (folder or name), or a checkpoint's folder in one")
-    p.add_argument("prompt", metavar="PROMPT", help="the user's turn; <image> marks where an image goes, else in front")
-    p.add_argument("--stage", help="stage of the run (default: the last trained one)")
+    add_arguments(p)
+    p.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="the user's turn; <image> marks where an image goes, else in front"
+    )
     p.add_argument(
         "--image", dest="images", metavar="FILE", action="append", default=[], help="may be given repeatedly"
     )
+    p.add_argument("--batch-file", type=Path, metavar="JSONL", help="questions, one a line, instead of a prompt")
+    p.add_argument("--image-folder", type=Path, metavar="DIR", help="of the file's images (default: the file's own)")
+    p.add_argument("--out", type=Path, metavar="JSONL", help="where the answers to a batch file go")
+    p.add_argument("--batch-size", type=int, default=16, help="questions answered side by side (default 16)")
     p.add_argument("--max-new-tokens", type=int, default=64)
     p.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     p.add_argument("--top-p", type=float, default=1.0, help="sample from the most likely tokens of this total")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--tp", type=int, default=1, help="split the model over this many devices (default 1)")
-    return p.parse_args(argv)
+    p.add_argument("--dry-run", action="store_true", help="check everything and load nothing")
+    return p, p.parse_args(argv)
 
 
-def check(request: Request) -> Source:
-    """Everything that can be wrong before torch is loaded; raises ConfigError or InputError."""
-    source = resolve(request.source, request.stage)
-    for key in ("max_new_tokens", "tp"):
-        if getattr(request, key) < 1:
-            raise ConfigError(f"--{key.replace('_', '-')} {getattr(request, key)} is less than 1")
-    check_layout(StageData.of(source.recipe, source.stage).model, Parallel(tp=request.tp))
-    for image in request.images:
+def _check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What argparse does not see: PROMPT or a file, and ranges."""
+    if (args.prompt is None) == (args.batch_file is None):
+        p.error("give a PROMPT, or --batch-file")
+    if args.batch_file is not None and (args.out is None or args.images):
+        p.error("--batch-file wants --out, and names its images itself")
+    for key in ("max_new_tokens", "batch_size"):
+        if getattr(args, key) < 1:
+            raise ConfigError(f"--{key.replace('_', '-')} {getattr(args, key)} is less than 1")
+    if not 0 < args.top_p <= 1:
+        raise ConfigError(f"--top-p {args.top_p} is not in (0, 1]", fix="1 keeps every token")
+
+
+def _one(args: argparse.Namespace, question: Question, source: Source) -> int:
+    for image in question.images:
         read_image(image)
-    return source
+    if args.dry_run:
+        return _tell(args, {"dry_run": True}, source, f"would answer from {source.checkpoint}")
+    (line,) = answers(Request(Weights.of(args), [question], 1)).splitlines()
+    told = json.loads(line)
+    if "error" in told:
+        raise InputError(told["error"], fix=told["fix"])
+    del told["id"]
+    return _tell(args, told, source, told["text"])
 
 
-def read_image(path: str) -> bytes:
-    """An image's bytes; raises InputError naming the file when it is missing or no image."""
-    try:
-        data = Path(path).read_bytes()
-        decode(data)
-    except OSError as error:
-        raise InputError(f"cannot read the image: {error.strerror}", where=path) from None
-    except InputError as error:
-        raise InputError(error.what, where=path, fix=error.fix) from None
-    return data
+def _many(args: argparse.Namespace, questions: list[Question], source: Source) -> int:
+    bad = sum(question.error is not None for question in questions)
+    if args.dry_run:
+        told: dict[str, Any] = {"dry_run": True, "questions": len(questions), "failed": bad}
+        return _tell(args, told, source, f"would answer {len(questions) - bad} of {len(questions)} questions")
+    started = time.monotonic()
+    lines = answers(Request(Weights.of(args), questions, args.batch_size)) if questions else ""
+    write_atomic(args.out, lines.encode())
+    failed = sum("error" in json.loads(line) for line in lines.splitlines())
+    told = {"answers": len(questions) - failed, "failed": failed, "out": str(args.out)}
+    told["seconds"] = round(time.monotonic() - started, 3)
+    return _tell(args, told, source, f"{told['answers']} answers, {failed} without one: {args.out}")
 
 
-def answer_here(request: Request) -> dict[str, Any]:
-    """In this process."""
-    from ..backend import shutdown
-    from .worker import answer
-
-    try:
-        return answer(request)
-    finally:
-        shutdown()
+def _tell(args: argparse.Namespace, told: dict[str, Any], source: Source, line: str) -> int:
+    told |= {"stage": source.stage, "checkpoint": str(source.checkpoint)}
+    print(json.dumps(told, indent=2) if args.json else line)
+    return 0
 
 
-def answer_on_ranks(request: Request) -> dict[str, Any]:
-    """On tp processes that torchrun starts; rank 0 leaves the answer in a file."""
+def answers(request: Request) -> str:
+    """A line of JSON for each question, made in this process or on the ranks that torchrun starts."""
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "answer.json"
-        print(f"starting {request.tp} ranks", file=sys.stderr)
-        run_on_ranks(WORKER, [json.dumps(dataclasses.asdict(request)), str(result)], request.tp)
-        return json.loads(result.read_text())
+        asked, said = Path(folder) / "request.json", Path(folder) / "answers.jsonl"
+        asked.write_text(request.dump())
+        if request.weights.ranks == 1:
+            from .worker import answer
+
+            answer(asked, said)
+        else:
+            print(f"starting {request.weights.ranks} ranks", file=sys.stderr)
+            run_on_ranks(WORKER, [str(asked), str(said)], request.weights.ranks)
+        return said.read_text()

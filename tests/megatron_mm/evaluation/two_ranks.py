@@ -1,6 +1,6 @@
 """Run by torchrun on two ranks: one small model is taught a few answers, then judged and asked under every layout.
 
-Writes results.json into the folder given: layout -> {"predictions", "blind", and "generated" for two layouts}.
+Writes results.json into the folder given: layout -> {"predictions", "blind", and "generated" for three layouts}.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main(lessons: str, held_out: str, work: str) -> None:
         else:
             model.load_parts(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint)))
         results[name] = {"predictions": judge(model, reader), "blind": judge(model, reader, blind=True)}
-        if name in ("dp2", "tp2"):
+        if name in ("dp2", "tp2", "pp2"):
             results[name]["generated"] = say(model, reader)
         else:
             results[name]["refused"] = refused(model)

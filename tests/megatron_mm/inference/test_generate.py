@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 
@@ -13,11 +14,11 @@ from PIL import Image
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend import build_context
 from megavlm.megatron_mm.config import DataConfig, ModelConfig, Parallel
-from megavlm.megatron_mm.contracts import PackedBatch
+from megavlm.megatron_mm.contracts import Context, PackedBatch
 from megavlm.megatron_mm.data.assemble import PackArrays
 from megavlm.megatron_mm.data.loader import to_torch
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
-from megavlm.megatron_mm.inference.generate import _Decoder, generate
+from megavlm.megatron_mm.inference.generate import Ask, Batch, batches, generate
 from megavlm.megatron_mm.inference.prompt import encode_prompt, user_message
 from megavlm.megatron_mm.inference.sampling import Sampling
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
@@ -78,25 +79,75 @@ def whole(batch: PackedBatch, new: list[int]) -> PackedBatch:
     )
 
 
+def logprobs(model: VisionLanguageModel, batch: PackedBatch) -> torch.Tensor:
+    """Float [vocab], of the token after `batch`, by a forward pass without a cache."""
+    with torch.no_grad():
+        return model(batch, gather_logits=True)[0, -1].log_softmax(-1)
+
+
+def by_id(top: tuple[tuple[int, float], ...]) -> torch.Tensor:
+    return torch.tensor([value for _, value in sorted(top)])
+
+
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_cached_logits_equal_a_full_forward_at_every_token(model: VisionLanguageModel, pictures: int) -> None:
-    start = prompt(pictures=pictures)
-    decoder, new = _Decoder(model, start, capacity=96), []
-    logits = decoder.prompt()
-    for _ in range(12):
-        with torch.no_grad():
-            wanted = model(whole(start, new), gather_logits=True)[0, -1]
-        torch.testing.assert_close(logits, wanted, atol=2e-5, rtol=1e-5)
-        new.append(int(wanted.argmax()))
-        logits = decoder.token(new[-1])
+    start, new = prompt(pictures=pictures), []
+    batch = Batch(model, [Ask(start, max_new_tokens=12, top=512)])
+    while batch.open:
+        (said,) = batch.step()
+        wanted = logprobs(model, whole(start, new))
+        torch.testing.assert_close(by_id(said.likely.top), wanted, atol=2e-5, rtol=1e-5)
+        assert said.token == int(wanted.argmax()) and said.likely.logprob == dict(said.likely.top)[said.token]
+        new.append(said.token)
     assert new == list(generate(model, start, stop=(), max_new_tokens=12))
-    assert len(set(new)) > 1
+    assert len(set(new)) > 1 and said.last
+
+
+def test_a_batch_says_what_each_says_alone_and_its_logits_are_those_of_a_full_forward(
+    model: VisionLanguageModel,
+) -> None:
+    asks = [
+        Ask(prompt(), max_new_tokens=9, top=512),
+        Ask(prompt("How many squares are there, and of what colour is each of them?", 2), max_new_tokens=12, top=512),
+        Ask(prompt("x", 1), max_new_tokens=3, top=512),
+        Ask(prompt("And now?"), max_new_tokens=12, top=512, sampling=Sampling(1.0, 0.9, seed=4)),
+    ]
+    assert len({ask.prompt.length for ask in asks}) == 4
+    batch, said = Batch(model, asks), [[] for _ in asks]
+    while batch.open:
+        for each in batch.step():
+            wanted = logprobs(model, whole(asks[each.row].prompt, said[each.row]))
+            torch.testing.assert_close(by_id(each.likely.top), wanted, atol=2e-5, rtol=1e-5)
+            said[each.row].append(each.token)
+    for ask, tokens in zip(asks, said, strict=True):
+        alone = generate(model, ask.prompt, stop=(), max_new_tokens=ask.max_new_tokens, sampling=ask.sampling)
+        assert tokens == list(alone)
+    assert [len(tokens) for tokens in said] == [9, 12, 3, 12]
+
+
+def test_what_is_dropped_says_no_more_and_the_others_go_on(model: VisionLanguageModel) -> None:
+    asks = [Ask(prompt(text), max_new_tokens=8) for text in ("One", "Two words", "And three words")]
+    batch, said = Batch(model, asks), [[] for _ in asks]
+    while batch.open:
+        for each in batch.step():
+            said[each.row].append(each.token)
+        if len(said[0]) == 3:
+            batch.drop([0])
+    assert [len(tokens) for tokens in said] == [3, 8, 8]
+    assert said[2] == list(generate(model, asks[2].prompt, stop=(), max_new_tokens=8))
+
+
+def test_prompts_with_a_context_beside_the_sequence_stand_alone() -> None:
+    plain, context = Ask(prompt()), Context(*[torch.zeros(0, dtype=torch.int64)] * 6)
+    alone = Ask(dataclasses.replace(plain.prompt, context=context))
+    assert batches([plain, plain, alone, plain, plain, plain], most=2) == [[0, 1], [2], [3, 4], [5]]
+    assert batches([alone, alone], most=8) == [[0], [1]]
 
 
 def test_the_picture_changes_what_is_said(model: VisionLanguageModel) -> None:
     one, other = prompt(pictures=1), prompt(pictures=1)
     other.tiles.copy_(255 - other.tiles)
-    first, second = _Decoder(model, one, 96).prompt(), _Decoder(model, other, 96).prompt()
+    first, second = (by_id(Batch(model, [Ask(each, top=512)]).step()[0].likely.top) for each in (one, other))
     assert (first - second).abs().max() > 1e-3
 
 
