@@ -17,6 +17,7 @@ from megavlm.platform.errors import ConfigError
 from ..config import Parallel
 from ..contracts import BuildContext
 from . import cpu
+from .deterministic import switch
 from .fp8 import RECIPES
 
 TIMEOUT = timedelta(minutes=10)
@@ -34,14 +35,15 @@ def backend_name() -> Literal["nccl", "gloo"]:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
-def init_distributed(parallel: Parallel, seed: int) -> None:
+def init_distributed(parallel: Parallel, seed: int, deterministic: bool = False) -> None:
     """Start torch.distributed (from torchrun's environment, or alone) and lay megatron-core's groups over it.
 
     A second call, with the next stage's layout, keeps the processes and replaces the groups. Raises ConfigError when
-    the number of processes does not divide by tp * pp * cp.
+    the number of processes does not divide by tp * pp * cp. `deterministic` holds for what is built after it.
     """
     start_processes()
     _check_world(parallel, dist.get_world_size())
+    switch(deterministic)
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(

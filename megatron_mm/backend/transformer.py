@@ -45,6 +45,7 @@ def transformer_config(ctx: BuildContext, **shape: Any) -> TransformerConfig:
             "context_parallel_size": ctx.parallel.cp,
             **_pipeline(ctx.parallel),
             "sequence_parallel": ctx.parallel.sequence_parallel,
+            "deterministic_mode": torch.are_deterministic_algorithms_enabled(),
             **recompute_options(ctx.recompute),
             **shape,
         }
@@ -57,7 +58,11 @@ def whole(ctx: BuildContext) -> BuildContext:
 
 
 def _pipeline(parallel: Parallel) -> dict[str, Any]:
-    """How the layers are spread over pipeline stages. Interleaved ones must not batch their sends (guards)."""
+    """How the layers are spread over pipeline stages.
+
+    Interleaved ones must not batch their sends, and overlap them with computation (guards): also while the pipeline
+    fills and empties, unless the stage says no. Without interleaving megatron-core has nothing to overlap them with.
+    """
     uneven = {
         "num_layers_in_first_pipeline_stage": parallel.first_stage_layers,
         "num_layers_in_last_pipeline_stage": parallel.last_stage_layers,
@@ -65,6 +70,7 @@ def _pipeline(parallel: Parallel) -> dict[str, Any]:
     if parallel.vp == 1:
         return uneven
     sends = {"overlap_p2p_comm": True, "batch_p2p_comm": False}
+    sends["overlap_p2p_comm_warmup_flush"] = parallel.overlap is not False
     return {**uneven, **sends, "virtual_pipeline_model_parallel_size": parallel.vp}
 
 

@@ -12,8 +12,9 @@ from megavlm.platform.demo.places import MARK
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.storage import exists
 
+from ..backend.deterministic import require_environment
 from ..backend.guards import check_stage, require_precision
-from ..config import ModelConfig, Stage, Stages
+from ..config import ModelConfig, Parallel, Stage, Stages
 from ..data.build import StageData
 from ..data.sets import set_folder, sets_of
 
@@ -36,6 +37,9 @@ def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhe
     """What the backend asks of a stage, and all that must divide something else; raises ConfigError with a fix."""
     where, mixture = f"stages.{name}", stage.mixture
     check_stage(model, stage, where, elsewhere)
+    _check_overlap(stage.parallel, world, where)
+    if stage.deterministic and not elsewhere:
+        require_environment(where, os.environ)
     for what, size, by, divisor in _divisions(stage):
         if size % divisor:
             raise ConfigError(
@@ -47,6 +51,16 @@ def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhe
             f"sequence_length {mixture.sequence_length} is more than the decoder's max_positions {longest}",
             where=f"{where}.mixture.sequence_length",
             fix=f"set {where}.mixture.sequence_length={longest}",
+        )
+
+
+def _check_overlap(parallel: Parallel, world: int, where: str) -> None:
+    copies = world * parallel.cp // parallel.split
+    if parallel.overlap and copies == 1 and parallel.vp == 1:
+        raise ConfigError(
+            f"overlap true, and {world} process(es) hold one copy of the weights: there is nothing to overlap",
+            where=f"{where}.parallel.overlap",
+            fix=f"leave it null, or use --nproc {2 * world}",
         )
 
 

@@ -45,11 +45,12 @@ class Overlap:
             tower.disable_forward_pre_hook(param_sync=False)
         for stage in stages:
             stage.config.no_sync_func = self._sums.hold
+        for group in (group for part in self._parts for group in part.bucket_groups):
+            group.param_gather_dispatched = True  # every rank has all weights until the first update
 
     @contextlib.contextmanager
     def step(self, late: Iterable[Parameter] = ()) -> Iterator[None]:
         """Around all forward and backward passes of a step; `late` get a gradient after the pipeline's schedule."""
-        self.gather()
         self._wait(self._tower.bucket_groups if self._tower is not None else ())
         self._sums.begin(late)
         with contextlib.ExitStack() as stack:
@@ -60,11 +61,10 @@ class Overlap:
         self._sums.finish()
 
     def gather(self) -> None:
-        """Begin to bring every rank the weights that the others updated, in the order in which they are used."""
+        """After an update, begin to bring every rank what the others updated, in the order in which it is used."""
         for part in reversed(self._parts):
             for group in reversed(part.bucket_groups):
-                if not group.param_gather_dispatched:
-                    group.start_param_sync()
+                group.start_param_sync()
 
     def settle(self) -> None:
         """Wait until every weight is here."""

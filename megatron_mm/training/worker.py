@@ -11,10 +11,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.processes import die_with
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
+from ..backend.deterministic import variables
+from ..config import Stages
 from .pulse import Pulse
 
 
@@ -28,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     pulse = Pulse(attempt, rank, ranks)
     pulse("start")
     try:
+        os.environ.update(_variables(run))  # before torch is loaded, and CUDA with it
         from .work import work
 
         work(run, attempt, argv[1:], pulse, _wish(attempt, rank))
@@ -36,6 +40,11 @@ def main(argv: Sequence[str]) -> int:
         traceback.print_exc()
         _tell(attempt, rank, error)
         return 1
+
+
+def _variables(run: RunFolder) -> dict[str, str]:
+    stages: Stages = load_recipe(str(run.path("config.yaml"))).section("stages")
+    return variables(stages, os.environ)
 
 
 def _wish(attempt: Attempt, rank: int) -> Callable[[], bool]:

@@ -88,6 +88,7 @@ def branches() -> list[float]:
             if step == 2:
                 model.first(inputs(step, dist.get_rank())).sum().backward()
         part.finish_grad_sync()
+        overlap.gather()
         off.append(difference(part, step))
     return off
 
