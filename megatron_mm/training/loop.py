@@ -60,7 +60,7 @@ class StageTrainer:
         self.session, self.name = session, name
         self.spec = StageData.of(session.recipe, name)
         stage = self.stage = self.spec.stage
-        backend.init_distributed(stage.parallel, self.spec.seed)
+        backend.init_distributed(stage.parallel, self.spec.seed, stage.deterministic)
         model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision, stage.recompute))
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
