@@ -68,7 +68,16 @@ VERBS: dict[str, Verb] = {
     "convert export": Verb("researcher", "weights out", None),
     "convert verify": Verb("researcher", "logits of two formats compared", None),
     "eval": Verb("researcher", "benchmarks and the paired text gate", "megavlm.megatron_mm.evaluation.verb:main"),
-    "study run": Verb("researcher", "an ablation, its table beside the published one", None),
+    "study run": Verb(
+        "researcher", "an ablation, its table beside the published one", "megavlm.megatron_mm.studies.verb:run_main"
+    ),
+    "study list": Verb("researcher", "the shipped studies", "megavlm.megatron_mm.studies.verb:list_main"),
+    "study show": Verb(
+        "researcher", "what a study asks, varies and scores", "megavlm.megatron_mm.studies.verb:show_main"
+    ),
+    "study report": Verb(
+        "researcher", "a study's table anew, from its files", "megavlm.megatron_mm.studies.verb:report_main"
+    ),
     "generate": Verb("researcher", "answers from a checkpoint", "megavlm.megatron_mm.inference.verb:main"),
     "serve": Verb("researcher", "an OpenAI-compatible endpoint", None),
     "submit": Verb("admin", "validate, then print or submit the Slurm job", "megavlm.slurm.submit:main"),

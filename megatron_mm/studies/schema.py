@@ -1,0 +1,171 @@
+"""The schema of a study: its question, the variants of a recipe, what is read from their runs. Loads no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from megavlm.platform.config import Config
+from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.executor import EXECUTORS, Executor, make
+
+NAME = r"^\w[\w.-]*$"  # names a folder
+Quantity = Literal["samples", "steps", "tokens"]
+
+
+class Variant(Config):
+    """One row of the table: the recipe with these overrides, written `a.b=c` as on the command line."""
+
+    name: str = Field(pattern=NAME)
+    overrides: list[str] = []
+    stages: list[str] = []  # the recipe's stages to run, optional ones too; none: the study's
+
+
+class Score(Config):
+    """One column: how many items of a suite were answered right, or the last value of a figure of metrics.jsonl."""
+
+    stage: str  # of the run
+    suite: str | None = None
+    kind: str | None = None  # of the suite's questions, these alone
+    blind: bool = False  # the answers given to exchanged images
+    metric: str | None = None  # such as loss: the mean of the stage's last `over` steps
+    over: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Score:
+        if (self.suite is None) == (self.metric is None):
+            raise ConfigError(
+                "a score is read from a suite's answers or from a metric: " + ("both" if self.suite else "neither"),
+                where="suite",
+                fix="give either suite: NAME or metric: NAME",
+            )
+        if self.metric and (self.kind or self.blind):
+            raise ConfigError("kind and blind choose among a suite's answers", where="metric", fix="leave them out")
+        return self
+
+
+class Published(Config):
+    """A table of somebody else's, kept apart from ours: other data, another size."""
+
+    title: str
+    source: str  # paper, number of the table
+    note: str = ""  # in what it differs from ours
+    columns: list[str]
+    rows: dict[str, list[float | int | str | None]]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Published:
+        for name, cells in self.rows.items():
+            if len(cells) != len(self.columns):
+                raise ConfigError(
+                    f"row '{name}' has {len(cells)} values under {len(self.columns)} columns",
+                    where=f"rows.{name}",
+                    fix="give one value for each column, null where there is none",
+                )
+        return self
+
+
+class ExecutorChoice(Config):
+    """Who runs the trainings: a name of platform's EXECUTORS, and how many side by side."""
+
+    name: str = "local"
+    workers: PositiveInt = 1
+    cluster: str | None = None  # a cluster profile, for the executors that run on one
+
+    def make(self) -> Executor:
+        """The executor; raises ConfigError for an unknown name, or options it does not take."""
+        return make(EXECUTORS, self.name, "executor", **({"cluster": self.cluster} if self.cluster else {}))
+
+
+class Study(Config):
+    """A question, the variants of a recipe that answer it, and the published answer."""
+
+    name: str = Field(pattern=NAME)
+    question: str
+    recipe: str  # a shipped recipe's name, or a file beside this one
+    overrides: list[str] = []  # of every variant, before its own
+    variants: list[Variant] = []
+    grid: dict[str, list[Any]] = {}  # in place of variants: every combination of these keys' values
+    stages: list[str] = []  # the recipe's stages to run; none: all that are not optional
+    seeds: list[NonNegativeInt] = [1]
+    scores: dict[str, Score]
+    reference: str | None = None  # the variant that the others are compared with; none: the first
+    equal: list[Quantity] = ["samples"]  # what all variants must have seen the same number of
+    published: list[Published] = []
+    executor: ExecutorChoice = ExecutorChoice()
+
+    @field_validator("variants", "published", mode="before")
+    @classmethod
+    def _items(cls, items: Any, info: Any) -> Any:
+        """Each parsed on its own, so that an error names the item that it is in."""
+        kind = Variant if info.field_name == "variants" else Published
+        return [_item(kind, item, f"{info.field_name}.{k}") for k, item in enumerate(_as(list, items, info.field_name))]
+
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _by_name(cls, scores: Any) -> Any:
+        return {name: _item(Score, score, f"scores.{name}") for name, score in _as(dict, scores, "scores").items()}
+
+    @model_validator(mode="after")
+    def _variants_or_grid(self) -> Study:
+        if bool(self.variants) == bool(self.grid):
+            raise ConfigError(
+                "the variants are given " + ("twice" if self.variants else "nowhere"),
+                where="variants",
+                fix="give either variants: [{name: ..., overrides: [...]}] or grid: {KEY: [VALUES]}",
+            )
+        if empty := next((key for key, values in self.grid.items() if not values), None):
+            raise ConfigError(f"grid key '{empty}' has no value", where=f"grid.{empty}", fix="give a list of values")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Study:
+        for key, found in (("scores", len(self.scores)), ("seeds", len(self.seeds))):
+            if not found:
+                raise ConfigError(f"{key} is empty", where=key, fix="give at least one")
+        if twice := _repeated(self.seeds):
+            raise ConfigError(f"seed {twice[0]} is given twice", where="seeds", fix="give each seed once")
+        names = [variant.name for variant in self.rows()]
+        if again := _repeated(names):
+            raise ConfigError(f"two variants are called '{again[0]}'", where="variants", fix="give each its own name")
+        if self.reference not in {None, *names}:
+            raise ConfigError(
+                f"reference '{self.reference}' is no variant",
+                where="reference",
+                fix=did_you_mean(str(self.reference), names),
+            )
+        return self
+
+    def rows(self) -> list[Variant]:
+        """The variants, in the order of the table; those of a grid are called after keys and values."""
+        if self.variants:
+            return self.variants
+        return [
+            _of_grid(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
+        ]
+
+
+def _of_grid(values: dict[str, Any]) -> Variant:
+    named = (f"{key.rpartition('.')[2]}-{value}" for key, value in values.items())
+    name = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in named)
+    return Variant(name=name, overrides=[f"{key}={json.dumps(value)}" for key, value in values.items()])
+
+
+def _item(kind: type[Config], value: Any, where: str) -> Config:
+    return value if isinstance(value, kind) else kind.parse(value, where=where)
+
+
+def _as(kind: type[list[Any]] | type[dict[str, Any]], value: Any, where: str) -> Any:
+    if not isinstance(value, kind):
+        fix = f"write {where} as a list of mappings" if kind is list else f"write {where} as NAME: {{...}}"
+        raise ConfigError(f"{where} cannot be {value!r}", where=where, fix=fix)
+    return value
+
+
+def _repeated(items: list[Any]) -> list[Any]:
+    return [item for item, count in Counter(items).items() if count > 1]

@@ -1,0 +1,120 @@
+"""A study's table for people, in Markdown that a terminal shows too. Ours first, the published rows by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+THEIRS = (
+    "Published figures, not ours: other data, another size, other questions. Compare the order of their rows with the "
+    "order of ours, not the values."
+)
+COUNTS = ("samples", "tokens", "visual_tokens", "parameters", "steps", "seconds")
+Grid = tuple[list[str], list[list[str]]]  # columns, rows
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The whole page."""
+    return "\n".join(_page(table)) + "\n"
+
+
+def _page(table: dict[str, Any]) -> Iterator[str]:
+    yield from (f"# {table['study']}", "", table["question"], "", "## Ours", "")
+    yield from lines(*ours(table))
+    yield from ("", *(f"- {note}" for note in notes(table)))
+    compared = differences(table)
+    if compared:
+        yield from ("", f"Points more than `{table['reference']}`, item by item:", "")
+        yield from lines(*compared)
+    if table["published"]:
+        yield from ("", "## Theirs", "", THEIRS)
+    for theirs in table["published"]:
+        yield from ("", heading(theirs) + "." + (f" {theirs['note']}" if theirs["note"] else ""), "")
+        yield from lines(*published(theirs))
+
+
+def ours(table: dict[str, Any]) -> Grid:
+    """Scores in per cent, then what each variant saw and cost."""
+    scores = list(table["scores"])
+    columns = ["variant", *scores, *(count.replace("_", " ") for count in COUNTS), "seeds"]
+    rows = []
+    for row in table["rows"]:
+        name = row["variant"] if row["state"] == "finished" else f"{row['variant']} ({row['state']})"
+        counts = ("–" if row[key] is None else f"{row[key]:,.0f}" for key in COUNTS)
+        rows.append([name, *(value(row["scores"].get(key)) for key in scores), *counts, str(len(row["seeds"]))])
+    return columns, rows
+
+
+def differences(table: dict[str, Any]) -> Grid | None:
+    """The scores that are compared with the reference, in points; None where none is."""
+    found = {row["variant"]: _compared(row) for row in table["rows"] if _compared(row)}
+    names = [key for key in table["scores"] if any(key in of for of in found.values())]
+    rows = [[variant, *(points(of.get(key)) for key in names)] for variant, of in found.items()]
+    return (["variant", *names], rows) if rows else None
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: score["difference"] for key, score in row["scores"].items() if score.get("difference")}
+
+
+def heading(theirs: dict[str, Any]) -> str:
+    """A published table's title with its source."""
+    return f"{theirs['title']} ({theirs['source']})"
+
+
+def published(theirs: dict[str, Any]) -> Grid:
+    """A published table, as it was printed."""
+    rows = [[name, *("–" if cell is None else str(cell) for cell in cells)] for name, cells in theirs["rows"].items()]
+    return ["", *theirs["columns"]], rows
+
+
+def notes(table: dict[str, Any]) -> Iterator[str]:
+    """What a reader has to know of the figures."""
+    for name, about in table["scores"].items():
+        if about["items"]:
+            chance = f"the best constant answers give {_percent(about['chance'])}"
+            yield f"{name}: per cent of {about['items']} items answered exactly; {chance}"
+    yield f"in brackets: the {table['confidence']:.0%} interval that so few items leave"
+    if len(table["seeds"]) > 1:
+        yield f"±: the standard deviation over {len(table['seeds'])} seeds"
+    yield from (f"NOT EQUAL: {problem}" for problem in table["unequal"])
+    if table["same_samples"] and table["finished"]:
+        yield "all variants saw the very same samples"
+    yield "samples and tokens are counted in the pack manifests, over all stages; seconds are those of training steps"
+    for row in table["rows"]:
+        yield from (f"{row['variant']}, seed {seed}, failed: {why}" for seed, why in row["reasons"].items())
+    if table["left_out"]:
+        yield f"not trained here: {', '.join(table['left_out'])}"
+
+
+def value(score: dict[str, Any] | None) -> str:
+    """A score: `95.8 ± 0.6 (93.2 to 97.5)` in per cent, or a metric as it is."""
+    if not score:
+        return "–"
+    if score["items"] is None:
+        return f"{score['value']:.4g}" + (f" ± {score['spread']:.2g}" if score["spread"] is not None else "")
+    return f"{_percent(score['value'])}{_spread(score)} ({_percent(score['low'])} to {_percent(score['high'])})"
+
+
+def points(against: dict[str, Any] | None) -> str:
+    """A difference in points, with its sign."""
+    if not against:
+        return "–"
+    low, high = (f"{100 * against[key]:+.1f}" for key in ("low", "high"))
+    return f"{100 * against['value']:+.1f}{_spread(against)} ({low} to {high})"
+
+
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table whose columns stand under each other."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
+    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(columns))]
+    for row in [cells[0], ["-" * width for width in widths], *cells[1:]]:
+        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _spread(score: dict[str, Any]) -> str:
+    return f" ± {100 * score['spread']:.1f}" if score["spread"] is not None else ""

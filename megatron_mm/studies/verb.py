@@ -1,0 +1,134 @@
+"""`megavlm study list | show | run | report`. Loads no torch: the trainings are commands of their own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from megavlm.platform.cli import parser, split_overrides
+from megavlm.platform.errors import CheckFailed, MegaVLMError
+from megavlm.platform.runs import RunFolder, default_runs_root
+
+from . import show
+from .drive import drive
+from .find import find_study, list_studies
+from .plan import plan_lines, planned
+from .report import write_table
+from .runs import all_runs
+from .schema import Score, Study
+from .table import make_table
+
+# What may be set anew where a study goes on: every training guards its own configuration.
+MAY_CHANGE = ["*"]
+FOLDER = "studies"  # below the runs
+
+EPILOG = """\
+examples:
+  megavlm study run nvlm-tags --dry-run                     every training it would start, and what each will see
+  megavlm study run nvlm-tags --variant 1d --variant none   two rows of the table; the same command again goes on
+  megavlm study run nvlm-tags seeds=[1] --set stages.sft.steps=20 --out runs/short
+"""
+
+
+def list_main(argv: Sequence[str]) -> int:
+    """The shipped studies with the question each asks."""
+    args = parser("study list").parse_args(argv)
+    questions = {name: find_study(name).study.question for name in list_studies()}
+    print(json.dumps(questions, indent=2) if args.json else "\n".join(f"{k:<20}{v}" for k, v in questions.items()))
+    return 0
+
+
+def show_main(argv: Sequence[str]) -> int:
+    """A study as it is written: question, variants, seeds, scores, and the published table."""
+    words, overrides = split_overrides(argv)
+    p = parser("study show", epilog="example: megavlm study show nvlm-tags")
+    p.add_argument("study", help="a shipped study's name or a YAML file")
+    args = p.parse_args(words)
+    study = find_study(args.study, overrides).study
+    print(json.dumps(study.model_dump(mode="json"), indent=2) if args.json else readable(study))
+    return 0
+
+
+def run_main(argv: Sequence[str]) -> int:
+    """Train what is not trained, and write the table.
+
+    Exit codes: 0 done, 1 a variant failed, 3 what had to be equal is not, 4 stopped and resumable.
+    """
+    words, overrides = split_overrides(_set_joined(argv))
+    args = _arguments(words)
+    found = find_study(args.study, overrides)
+    study = found.study.model_copy(update={"overrides": [*found.study.overrides, *args.set]})
+    folder = RunFolder(args.out or default_runs_root() / FOLDER / study.name)
+    runs = all_runs(study, folder.root, args.variant)
+    plans = planned(study, runs)
+    study.executor.make()
+    if args.dry_run:
+        told = {"study": study.name, "folder": str(folder.root), **plans}
+        print(json.dumps(told, indent=2) if args.json else plan_lines(told))
+        return 0
+    tree = study.model_dump(mode="json")
+    RunFolder.create(folder.root, tree, found.origins, ["megavlm", "study", "run", *argv], MAY_CHANGE)
+    drive(folder, study, runs)
+    return _tell(study, folder, args.variant, args.json)
+
+
+def report_main(argv: Sequence[str]) -> int:
+    """Write the table and the report anew from the files of a study's folder."""
+    p = parser("study report", epilog="example: megavlm study report nvlm-tags")
+    p.add_argument("study", help="a study's folder, or the name of one under the runs")
+    args = p.parse_args(argv)
+    named = default_runs_root() / FOLDER / args.study
+    folder = RunFolder.open(named if (named / "config.yaml").exists() else args.study)
+    study: Study = Study.parse(folder.config(), where=str(folder.path("config.yaml")))
+    return _tell(study, folder, [], args.json)
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
+    p = parser("study run", epilog=EPILOG)
+    p.add_argument("study", help="a shipped study's name or a YAML file; KEY=VALUE anywhere sets one of its keys")
+    p.add_argument("--variant", action="append", default=[], help="this row only; may be given several times")
+    p.add_argument("--set", action="append", default=[], metavar="A.B=C", help="an override of every variant's recipe")
+    p.add_argument("--out", type=Path, help="folder of the study (default: runs/studies/NAME)")
+    p.add_argument("--dry-run", action="store_true", help="check everything and print the trainings; loads no torch")
+    return p.parse_args(words)
+
+
+def _set_joined(argv: Sequence[str]) -> list[str]:
+    """`--set A.B=C` as one word, so that its value is not taken for an override of the study."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--set":
+            words[-1] = f"--set={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _tell(study: Study, folder: RunFolder, asked: Sequence[str], as_json: bool) -> int:
+    """Write and print the table: of the variants asked for, and of those that have a folder from before."""
+    names = [v.name for v in study.rows() if v.name in asked or not asked or folder.path("runs", v.name).is_dir()]
+    table = make_table(study, folder, all_runs(study, folder.root, names))
+    files = write_table(folder, table)
+    print(json.dumps(table | {"files": files}, indent=2) if as_json else show.markdown(table))
+    if not as_json:
+        print(f"report: {files['report']}")
+    if any(row["reasons"] for row in table["rows"]):
+        return MegaVLMError.exit_code
+    return CheckFailed.exit_code if table["unequal"] else 0
+
+
+def readable(study: Study) -> str:
+    """A study for people."""
+    lines = [f"# {study.name}: {study.question}", f"recipe    {study.recipe} {shlex.join(study.overrides)}".rstrip()]
+    lines += [f"variant   {variant.name:<14}{shlex.join(variant.overrides)}".rstrip() for variant in study.rows()]
+    lines += [f"seeds     {', '.join(map(str, study.seeds))}", f"equal     {', '.join(study.equal) or 'nothing'}"]
+    lines += [f"score     {name:<14}{_source(score)}" for name, score in study.scores.items()]
+    return "\n".join([*lines, *(f"published {table.title} ({table.source})" for table in study.published)])
+
+
+def _source(score: Score) -> str:
+    of = f"suite {score.suite}" if score.suite else f"{score.metric}, mean of the last {score.over} steps"
+    return f"{of}, stage {score.stage}" + (f", kind {score.kind}" if score.kind else "") + (", blind" * score.blind)
