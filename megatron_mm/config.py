@@ -321,6 +321,7 @@ class Stage(Config):
     """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
 
     after: list[str] = []  # stages whose weights this one starts from: the last listed wins where both hold a tensor
+    start: str | None = None  # without those: a run or a checkpoint in one; axes that it does not hold are drawn
     model: dict[str, Any] = {}  # what differs from the recipe's model here: {tiling: {max_tiles: 1}}
     template: point(TEMPLATES) | None = None  # type: ignore[valid-type]  # in place of data.template
     train: list[Axis]  # all else is frozen

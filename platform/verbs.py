@@ -47,7 +47,9 @@ VERBS: dict[str, Verb] = {
         "data", "a few thousand rows, with measured rates and a forecast", "megavlm.data_curation.pilot.verb:main"
     ),
     "data convert": Verb("data", "other formats to shards", "megavlm.data_curation.convert.verb:main"),
-    "data sources": Verb("data", "every data set a recipe wants and its state here", None),
+    "data sources": Verb(
+        "data", "every data set a recipe wants and its state here", "megavlm.megatron_mm.data_sources.verb:main"
+    ),
     "data pack": Verb("data", "write a stage's pack manifest", "megavlm.megatron_mm.data.verb:pack_main"),
     "data inspect": Verb("data", "what one packed sequence holds", "megavlm.megatron_mm.data.verb:inspect_main"),
     "data stats": Verb("data", "fill, tokens and tiles of a pack manifest", "megavlm.megatron_mm.data.verb:stats_main"),
@@ -64,9 +66,19 @@ VERBS: dict[str, Verb] = {
     ),
     "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
     "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),
-    "convert import": Verb("researcher", "published weights in", None),
-    "convert export": Verb("researcher", "weights out", None),
-    "convert verify": Verb("researcher", "logits of two formats compared", None),
+    "convert import": Verb(
+        "researcher",
+        "published weights into a checkpoint that a stage starts from",
+        "megavlm.megatron_mm.conversion.verb:import_main",
+    ),
+    "convert export": Verb(
+        "researcher", "a checkpoint's weights as safetensors", "megavlm.megatron_mm.conversion.verb:export_main"
+    ),
+    "convert verify": Verb(
+        "researcher",
+        "whether a checkpoint holds what was published, and says the same",
+        "megavlm.megatron_mm.conversion.verb:verify_main",
+    ),
     "eval": Verb("researcher", "benchmarks and the paired text gate", "megavlm.megatron_mm.evaluation.verb:main"),
     "study run": Verb(
         "researcher", "an ablation, its table beside the published one", "megavlm.megatron_mm.studies.verb:run_main"

@@ -29,4 +29,5 @@ FORMATS = Registry("format", {
     "qwen2": "megavlm.megatron_mm.conversion.qwen2:Qwen2",
     "llama": "megavlm.megatron_mm.conversion.llama:Llama",
     "internvit": "megavlm.megatron_mm.conversion.internvit:InternViT",
+    "nvlm_d": "megavlm.megatron_mm.conversion.nvlm_d:NVLMD",
 })  # fmt: skip

@@ -39,11 +39,11 @@ class Format:
 
     def compare(self, model: ModelConfig, published: Mapping[str, Any], where: str) -> None:
         """Raise ConfigError naming the first value of a published config.json that `model` contradicts."""
+        found = _with_rope(published)
         for key, ours in self.config(model).items():
-            theirs = _value(published, key)
-            if key not in self.loose and theirs is not None and theirs != ours:
+            if key in found and key not in self.loose and found[key] != ours:
                 raise ConfigError(
-                    f"config.json says {key} {theirs}, and the recipe's model comes to {ours}",
+                    f"config.json says {key} {found[key]}, and the recipe's model comes to {ours}",
                     where=where,
                     fix="change the recipe's model, or give the weights it is meant for",
                 )
@@ -65,6 +65,12 @@ def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    """`key` of a config.json; the rotary base may stand among the `rope_parameters` (transformers 5)."""
-    return config.get(key, (config.get("rope_parameters") or {}).get(key))
+def _with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With the rotary base and its scaling at the top, where transformers 4 wrote them and 5 reads them too."""
+    found, scaling = dict(config), config.get("rope_parameters", config.get("rope_scaling")) or {}
+    if "rope_theta" in scaling:
+        found["rope_theta"] = scaling["rope_theta"]
+    scaling = {"rope_type": scaling.get("type"), **scaling}
+    of_none = scaling["rope_type"] in {None, "default"}
+    own = {key: value for key, value in scaling.items() if key not in {"rope_theta", "type"}}
+    return found | {"rope_scaling": None if of_none else own}

@@ -49,6 +49,11 @@ class WeightMap:
                 return tuple(numbered(name, numbers) for name in rule.published), rule.how
         return None
 
+    def names(self, published: str) -> bool:
+        """Whether a published tensor is one of this axis, used or not."""
+        patterns = (name for rule in self.rules for name in rule.published)
+        return any(numbers_in(pattern, published) is not None for pattern in patterns)
+
     def why_ignored(self, published: str) -> str | None:
         """Why a published tensor that no parameter is made of is left out; None where it should not be there."""
         found = (why for name, why in self.ignored.items() if numbers_in(name, published) is not None)

@@ -17,9 +17,10 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
-from ..checkpoints.listing import latest, step_of
+from ..checkpoints.listing import latest, resolve, step_of
 from ..checkpoints.weights import fill
 from ..contracts import StepBatch
+from ..conversion.start import fill_parts
 from ..data.build import StageData
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
@@ -81,10 +82,12 @@ class StageTrainer:
         return self.wrapped.settled()
 
     def _first_weights(self, model: VisionLanguageModel, resumes: bool) -> None:
-        """Those of the stages this one comes after, the last listed last; the first stage draws them."""
+        """Those of the stages this one comes after, the last listed last; without any, of its `start`, or drawn."""
         sources = as_first_says([latest(self.session.run, earlier) for earlier in self.stage.after])
         if not sources and not resumes:
             backend.initialise(model, self.spec.seed)
+            if self.stage.start:
+                fill_parts(model, as_first_says(resolve(self.stage.start).checkpoint))
         for source in sources if not resumes else []:
             fill(model, _found(source, self.stage.after))
 

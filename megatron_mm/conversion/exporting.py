@@ -1,0 +1,141 @@
+"""A checkpoint -> published weights: safetensors shards, their index, and the configuration files of the format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.storage import safe_join
+
+from ..checkpoints.durable import flush
+from ..data.build import StageData
+from .accounts import Pair, pair_up
+from .formats import Format, as_json
+from .ours import slots
+from .stored import Stored
+
+INDEX = "model.safetensors.index.json"
+
+
+class Export(NamedTuple):
+    """What will be written: parameters by shard, all of them as `dtype`."""
+
+    format: Format
+    spec: StageData
+    stored: Stored
+    shards: list[list[Pair]]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(_bytes(pair, self.dtype) for shard in self.shards for pair in shard)
+
+    @property
+    def names(self) -> list[str]:
+        """The weight files."""
+        count = len(self.shards)
+        if count == 1:
+            return ["model.safetensors"]
+        return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+    def record(self) -> dict[str, Any]:
+        """Plain data under stable keys."""
+        tensors = sum(len(pair.theirs) for shard in self.shards for pair in shard)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {
+            "format": self.format.name,
+            "tensors": tensors,
+            "bytes": self.bytes,
+            "dtype": dtype,
+            "files": self.names,
+        }
+
+
+def plan_export(
+    fmt: Format, spec: StageData, checkpoint: Path, max_shard: int, dtype: torch.dtype | None = None
+) -> Export:
+    """Raises ConfigError where the model is not of that format, InputError where the checkpoint lacks a weight of it.
+
+    `max_shard` is in bytes; a larger tensor is a shard of its own. Without `dtype`, that of the checkpoint's weights,
+    of which the format's files can name one.
+    """
+    fmt.fits(spec.model)
+    stored = Stored(checkpoint)
+    pairs = pair_up(fmt, spec.model, slots(spec.model), fmt.maps)
+    kinds = {stored.dtype(pair.slot) for pair in pairs}
+    if dtype is None and len(kinds) > 1:
+        said = ", ".join(sorted(str(kind) for kind in kinds))
+        raise ConfigError(f"the checkpoint's weights are of several dtypes: {said}", fix="choose one with --dtype")
+    kind = dtype or kinds.pop()
+    return Export(fmt, spec, stored, list(_sharded(pairs, max_shard, kind)), kind)
+
+
+def write_export(plan: Export, out: Path) -> None:
+    """Write everything to `out`, which appears when it is whole; at most one shard is in memory.
+
+    Raises ConfigError when `out` is there already, InputError for a disk too full.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} is there already", where="--out", fix="give a folder that is not")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed one left
+    part.mkdir(parents=True)
+    free = shutil.disk_usage(part).free
+    if free < plan.bytes:
+        what = f"the export takes {plan.bytes:,} bytes, and the disk has {free:,}"
+        raise InputError(what, where=str(out), fix="make room, or give another --out")
+    for name, shard in zip(plan.names, plan.shards, strict=True):
+        save_file(_tensors(shard, plan), part / name, metadata={"format": "pt"})
+    for name, content in _beside(plan).items():
+        safe_join(part, name).write_bytes(content)
+    flush([*part.iterdir(), part])
+    part.rename(out)
+
+
+def _tensors(shard: Sequence[Pair], plan: Export) -> dict[str, Tensor]:
+    found = {}
+    for pair in shard:
+        parts = pair.split(plan.stored.read(pair.slot))
+        for name, part in zip(pair.theirs, parts, strict=True):
+            found[name] = part.to(plan.dtype, copy=True, memory_format=torch.contiguous_format)
+    return found
+
+
+def _beside(plan: Export) -> dict[str, bytes]:
+    """The format's files, and the index where there are several shards."""
+    files = plan.format.files(plan.spec, str(plan.dtype).removeprefix("torch."))
+    if len(plan.shards) == 1:
+        return files
+    weight_map = {
+        tensor: name
+        for name, shard in zip(plan.names, plan.shards, strict=True)
+        for pair in shard
+        for tensor in pair.theirs
+    }
+    return files | {INDEX: as_json({"metadata": {"total_size": plan.bytes}, "weight_map": weight_map})}
+
+
+def _sharded(pairs: Sequence[Pair], max_shard: int, dtype: torch.dtype) -> Iterator[list[Pair]]:
+    """The pairs in order, in shards of at most so many bytes."""
+    shard: list[Pair] = []
+    filled = 0
+    for pair in pairs:
+        size = _bytes(pair, dtype)
+        if shard and filled + size > max_shard:
+            yield shard
+            shard, filled = [], 0
+        shard.append(pair)
+        filled += size
+    yield shard
+
+
+def _bytes(pair: Pair, dtype: torch.dtype) -> int:
+    return dtype.itemsize * sum(torch.Size(shape).numel() for shape in pair.published_shapes())

@@ -1,0 +1,129 @@
+"""Published weights -> a checkpoint that a stage starts from, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.runs import RunFolder
+from megavlm.platform.storage import write_atomic
+
+from ..checkpoints.durable import flush
+from ..checkpoints.listing import COMPLETE, checkpoint_path
+from ..checkpoints.safe_load import INDEX
+from ..config import AXES, ModelConfig
+from .accounts import Account, Pair, account, pair_up
+from .formats import Format
+from .ours import slots
+from .published import Published
+from .stored import Late, write_tensors
+
+SPARE = 64 * 2**20  # bytes of a disk that are left free
+
+
+class Source(NamedTuple):
+    """Published weights of one format, and the axes that are taken from them."""
+
+    published: Published
+    format: Format
+    axes: list[str]
+
+
+class Import(NamedTuple):
+    """What will be written: of each source, which tensors; `bytes` in all."""
+
+    sources: list[Source]
+    accounts: list[Account]
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes it holds, in the model's order."""
+        return [axis for axis in AXES if any(axis in source.axes for source in self.sources)]
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(late.dtype.itemsize * torch.Size(late.slot.shape).numel() for late in self.tensors())
+
+    def tensors(self) -> list[Late]:
+        """The tensors to write, each source's in the order of its files."""
+        return [late for source, own in zip(self.sources, self.accounts, strict=True) for late in _late(source, own)]
+
+    def record(self) -> dict[str, Any]:
+        """Plain data under stable keys."""
+        each = [_record(source, own) for source, own in zip(self.sources, self.accounts, strict=True)]
+        drawn = [axis for axis in AXES if axis not in self.axes]
+        return {"sources": each, "parts": self.axes, "drawn": drawn, "bytes": self.bytes}
+
+
+def plan_import(model: ModelConfig, sources: Sequence[Source]) -> Import:
+    """Compare everything with everything; raises ConfigError or InputError. Nothing is written, no tensor is read."""
+    _require_apart(sources)
+    for source in sources:
+        source.format.fits(model)
+        if source.published.config is not None:
+            source.format.compare(model, source.published.config, str(source.published.path / "config.json"))
+    ours = slots(model)
+    pairs = [pair_up(source.format, model, ours, source.axes) for source in sources]
+    found = [account(source.format, own, source.published) for source, own in zip(sources, pairs, strict=True)]
+    return Import(list(sources), found)
+
+
+def write_import(plan: Import, run: RunFolder, stage: str) -> Path:
+    """Write the stage's checkpoint after 0 steps, and return its folder; raises InputError for a disk too full.
+
+    One that is killed leaves no marker, and the same command begins it anew.
+    """
+    folder = checkpoint_path(run, stage, 0)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    free = shutil.disk_usage(folder).free
+    if free < plan.bytes + SPARE:
+        what = f"the checkpoint takes {plan.bytes:,} bytes, and the disk has {free:,}"
+        raise InputError(what, where=str(folder), fix="make room, or give another --out")
+    write_tensors(folder, plan.tensors())
+    flush([*(folder / name for name in ("common.pt", "metadata.json", INDEX)), folder, *folder.parents[:2]])
+    marker = {"stage": stage, "step": 0, "parts": plan.axes}
+    write_atomic(folder / COMPLETE, json.dumps(marker).encode())
+    flush([folder])
+    return folder
+
+
+def joined(pair: Pair, published: Published) -> Tensor:
+    """One of our parameters from published tensors."""
+    return pair.join([published.read(name) for name in pair.theirs])
+
+
+def _late(source: Source, own: Account) -> list[Late]:
+    published = source.published
+    files = sorted(own.pairs, key=lambda pair: published.tensors[pair.theirs[0]].file)
+    dtypes = [getattr(torch, published.tensors[pair.theirs[0]].dtype) for pair in files]
+    return [Late(p.slot, dtype, partial(joined, p, published)) for p, dtype in zip(files, dtypes, strict=True)]
+
+
+def _record(source: Source, own: Account) -> dict[str, Any]:
+    return {
+        "path": str(source.published.path),
+        "format": source.format.name,
+        "parts": source.axes,
+        "tensors": sum(len(pair.theirs) for pair in own.pairs),
+        "ignored": own.ignored,
+        "padded": own.padded,
+    }
+
+
+def _require_apart(sources: Sequence[Source]) -> None:
+    for axis in AXES:
+        holders = [str(source.published.path) for source in sources if axis in source.axes]
+        if len(holders) > 1:
+            raise ConfigError(
+                f"{' and '.join(holders)} both hold the {axis}", where=axis, fix="leave one out by --part"
+            )

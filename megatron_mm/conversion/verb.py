@@ -1,0 +1,219 @@
+"""`megavlm convert import`, `export` and `verify`. They load torch only once what they were given is there."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megavlm.platform.cli import parser, split_overrides
+from megavlm.platform.config import load_recipe
+from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.runs import RunFolder
+
+from ..checkpoints.listing import Source as Trained
+from ..checkpoints.listing import resolve
+from ..config import AXES, Stages
+from ..data.build import StageData
+from . import FORMATS
+from .formats import Format
+from .published import Published
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SHOWN = 10  # differences
+
+IMPORT_EPILOG = """\
+examples:
+  megavlm convert import models/Qwen2-7B-Instruct --recipe nvlm-d-mini --out runs/start --dry-run
+  megavlm convert import models/Qwen2-72B-Instruct models/InternViT-6B-448px-V1-5 --recipe my.yaml --out runs/start
+then, in the recipe, stages.STAGE.start: runs/start
+"""
+EXPORT_EPILOG = """\
+examples:
+  megavlm convert export runs/nvlm-d-mini --format qwen2 --out exported
+  megavlm convert export runs/nvlm-d-mini/checkpoints/sft/step-000110 --format qwen2 --dtype bfloat16 --out exported
+"""
+VERIFY_EPILOG = """\
+examples:
+  megavlm convert verify runs/start models/Qwen2-72B-Instruct
+"""
+
+
+def import_main(argv: Sequence[str]) -> int:
+    """Published weights into a new run, whose checkpoint a stage starts from."""
+    words, overrides = split_overrides(argv)
+    p = parser("convert import", epilog=IMPORT_EPILOG)
+    p.add_argument("paths", metavar="PATH", nargs="+", help="folder of published weights, or one file of them")
+    p.add_argument("--recipe", required=True, help="the recipe whose model they are for")
+    p.add_argument("--stage", help="its stage (default: the first); stages may differ in their model")
+    _what(p)
+    p.add_argument("--out", type=Path, required=True, help="run folder to make; not the one that will be trained in")
+    p.add_argument("--dry-run", action="store_true", help="compare every name and shape, and write nothing")
+    args = p.parse_args(words)
+    recipe = load_recipe(args.recipe, overrides)
+    stages: Stages = recipe.section("stages")
+    stage = args.stage or next(iter(stages.root))
+    spec = StageData.of(recipe, stage)
+    if args.out.exists():
+        raise ConfigError(f"{args.out} is there already", where="--out", fix="give a folder that is not")
+    sources = [(Published(Path(path)), args.format, args.part) for path in args.paths]
+
+    from ..backend import shutdown
+    from .importing import write_import
+
+    try:
+        plan = _plan(spec, sources)
+        told = plan.record() | {"run": str(args.out), "stage": stage, "checkpoint": None}
+        if not args.dry_run:
+            run = RunFolder.create(args.out, recipe.tree, recipe.origins, ["megavlm", "convert", "import", *argv])
+            told["checkpoint"] = str(write_import(plan, run, stage))
+    finally:
+        shutdown()
+    print(json.dumps(told, indent=2) if args.json else _readable_import(told))
+    return 0
+
+
+def export_main(argv: Sequence[str]) -> int:
+    """A checkpoint's weights as safetensors, with what the format's classes need to load them."""
+    p = parser("convert export", epilog=EXPORT_EPILOG)
+    p.add_argument("source", metavar="RUN|CKPT", help="a run (folder or name), or a checkpoint's folder in one")
+    p.add_argument("--stage", help="stage of the run (default: the last trained one)")
+    p.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
+    p.add_argument("--out", type=Path, required=True, help="folder to make")
+    p.add_argument("--max-shard", type=_size, default="5GB", help="largest file, which is held in memory (default 5GB)")
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as it is stored")
+    p.add_argument("--dry-run", action="store_true", help="say what would be written")
+    args = p.parse_args(argv)
+    trained = resolve(args.source, args.stage)
+    fmt: Format = FORMATS.load(args.format)()
+    spec = StageData.of(trained.recipe, trained.stage)
+    fmt.fits(spec.model)
+
+    import torch
+
+    from ..backend import shutdown
+    from .exporting import plan_export, write_export
+
+    try:
+        dtype = getattr(torch, args.dtype) if args.dtype else None
+        plan = plan_export(fmt, spec, trained.checkpoint, args.max_shard, dtype)
+        told = plan.record() | {"checkpoint": str(trained.checkpoint), "out": str(args.out)}
+        if not args.dry_run:
+            write_export(plan, args.out)
+    finally:
+        shutdown()
+    readable = f"{told['tensors']} tensors, {told['bytes']:,} bytes of {told['dtype']}, in {len(told['files'])} file(s)"
+    print(json.dumps(told, indent=2) if args.json else f"{readable} -> {args.out}")
+    return 0
+
+
+def verify_main(argv: Sequence[str]) -> int:
+    """Compare a checkpoint with published weights; 3 when they differ."""
+    p = parser("convert verify", epilog=VERIFY_EPILOG)
+    p.add_argument("source", metavar="RUN|CKPT", help="a run (folder or name), or a checkpoint's folder in one")
+    p.add_argument("paths", metavar="PATH", nargs="+", help="folder of published weights, or one file of them")
+    p.add_argument("--stage", help="stage of the run (default: the last trained one)")
+    _what(p)
+    p.add_argument(
+        "--logits-up-to",
+        type=_size,
+        default="2GB",
+        metavar="SIZE",
+        help="compare a language model's logits too, where its weights are no larger (default 2GB)",
+    )
+    args = p.parse_args(argv)
+    trained = resolve(args.source, args.stage)
+    sources = [(Published(Path(path)), args.format, args.part) for path in args.paths]
+
+    from ..backend import shutdown
+
+    try:
+        told = _verify(trained, sources, args.logits_up_to)
+    finally:
+        shutdown()
+    print(json.dumps(told, indent=2) if args.json else _readable_verify(told))
+    return 0 if told["equal"] else 3
+
+
+def _what(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--format", help=f"one of {', '.join(FORMATS)} (default: by the architecture in config.json)")
+    parts = ", ".join(AXES)
+    p.add_argument("--part", action="append", choices=AXES, metavar="PART", help=f"only this of {parts}; repeatable")
+
+
+def _plan(spec: StageData, sources: Sequence[tuple[Published, str | None, list[str] | None]]) -> Any:
+    from .importing import Source, plan_import
+
+    found = [(published, format_of(published, name), parts) for published, name, parts in sources]
+    return plan_import(
+        spec.model,
+        [Source(pub, fmt, [axis for axis in fmt.maps if not parts or axis in parts]) for pub, fmt, parts in found],
+    )
+
+
+def format_of(published: Published, name: str | None) -> Format:
+    """The format that was asked for, or the one of config.json's architecture; raises ConfigError or InputError."""
+    if name is not None:
+        return FORMATS.load(name)()
+    for each in FORMATS:
+        fmt: Format = FORMATS.load(each)()
+        if set(fmt.architectures) & set(published.architectures):
+            return fmt
+    said = f"says {', '.join(published.architectures)}" if published.architectures else "is not there, or says nothing"
+    raise InputError(
+        f"config.json {said}: no format has that architecture",
+        where=str(published.path),
+        fix=f"give --format, one of {', '.join(FORMATS)}",
+    )
+
+
+def _verify(
+    trained: Trained, sources: Sequence[tuple[Published, str | None, list[str] | None]], largest: int
+) -> dict[str, Any]:
+    from ..backend import build_context
+    from ..config import Parallel
+    from .verifying import differences, language_model, logit_difference
+
+    plan = _plan(StageData.of(trained.recipe, trained.stage), sources)
+    found = list(itertools.islice(differences(plan, trained.checkpoint), SHOWN))
+    path, logits = language_model(plan), None
+    if path is not None and plan.bytes <= largest and not found:
+        logits = logit_difference(plan, path, trained.checkpoint, build_context(Parallel(), "fp32"))
+    equal = not found and (logits is None or logits["equal"])
+    told = {"checkpoint": str(trained.checkpoint), "parts": plan.axes, "equal": equal, "logits": logits}
+    return told | {"differences": [each._asdict() for each in found]}
+
+
+def _readable_import(told: dict[str, Any]) -> str:
+    lines = []
+    for each in told["sources"]:
+        lines.append(
+            f"{each['path']}: {each['tensors']} tensors of format {each['format']} -> {', '.join(each['parts'])}"
+        )
+        lines += [f"  left out {name}: {why}" for name, why in each["ignored"].items()]
+        lines += [f"  filled up with zeros: {name}" for name in each["padded"]]
+    if told["drawn"]:
+        lines.append(f"not in it, so that training draws it: {', '.join(told['drawn'])}")
+    done = f"{told['bytes']:,} bytes -> {told['checkpoint']}" if told["checkpoint"] else f"{told['bytes']:,} bytes"
+    return "\n".join([*lines, done, f"to start from it: stages.{told['stage']}.start={told['run']}"])
+
+
+def _readable_verify(told: dict[str, Any]) -> str:
+    if told["differences"]:
+        rows = [f"{each['parameter']} ({', '.join(each['published'])}): {each['why']}" for each in told["differences"]]
+        return "\n".join(["they differ:", *rows])
+    logits = told["logits"]
+    said = f"; logits differ by {logits['largest_difference']:.1e} of {logits['largest_logit']:.1f}" if logits else ""
+    return f"every weight of {', '.join(told['parts'])} is what was published{said}"
+
+
+def _size(text: str) -> int:
+    """Bytes of "5GB", "512MiB", "1000"."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: write 5GB, 512MiB or a number of bytes")
+    return int(found[1]) * UNITS[(found[2] or "").upper()]
