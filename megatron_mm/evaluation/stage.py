@@ -5,6 +5,7 @@ What the training worker calls when a stage is trained, and `megavlm eval` after
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,8 @@ def evaluate_stage(
     """
     import torch.distributed as dist
 
-    spec = StageData.of(recipe, stage)
+    # A stage's own template is how it learns. All are asked in the recipe's, so that a gate compares like with like.
+    spec = dataclasses.replace(StageData.of(recipe, stage), data=recipe.section("data"))
     tokenizer, found = spec.tokenizer(), {}
     for suite, name in suites.items():
         predict = SUITES.load(suite)
