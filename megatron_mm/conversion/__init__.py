@@ -4,7 +4,7 @@ A published layout is a `Format` (formats.py): its name, its architectures, and 
 `WeightMap` (rules.py). A map is data, read both ways: `Rule(ours, theirs, how)`, where
 
     ours    a parameter of the axis by its name in one process, "{n}" for a number: "decoder.layers.{n}.norm.weight"
-    theirs  the published tensor, or those that are joined into it, with as many "{n}"
+    theirs  the published tensor, or those that are joined into it, with as many "{n}"; "{any}" stands for several words
     how     a transform (transforms.py): `join(parts, shape, spec)` makes ours, `split(whole, spec)` makes theirs
 
 `map.under("language_model.")` is the same map for tensors under a prefix. `a + b` has the rules of both, and the first
@@ -28,6 +28,8 @@ from megavlm.platform.registry import Registry
 FORMATS = Registry("format", {
     "qwen2": "megavlm.megatron_mm.conversion.qwen2:Qwen2",
     "llama": "megavlm.megatron_mm.conversion.llama:Llama",
+    "clip": "megavlm.megatron_mm.conversion.clip:Clip",
+    "siglip": "megavlm.megatron_mm.conversion.siglip:Siglip",
     "internvit": "megavlm.megatron_mm.conversion.internvit:InternViT",
     "nvlm_d": "megavlm.megatron_mm.conversion.nvlm_d:NVLMD",
 })  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megavlm.platform.errors import ConfigError
@@ -24,6 +24,10 @@ class Format:
     architectures: ClassVar[tuple[str, ...]]  # config.json's, by which `import` knows the format
     maps: ClassVar[Mapping[str, WeightMap]]  # axis -> map
     loose: ClassVar[frozenset[str]] = frozenset()  # keys of config.json that say nothing about the weights
+
+    def reading(self, names: Collection[str]) -> Format:
+        """This format as it reads tensors of these published names, where those are written in several ways."""
+        return self
 
     def fits(self, model: ModelConfig) -> None:
         """Raise ConfigError where `model` is not of this format."""

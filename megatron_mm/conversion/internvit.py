@@ -71,7 +71,7 @@ class InternViT(Format):
             "architectures": ["InternVisionModel"],
             "model_type": "intern_vit_6b",
             "num_channels": 3,
-            "image_size": of.image_size,
+            "image_size": of.trained_size or of.image_size,
             "patch_size": of.patch_size,
             "hidden_size": of.hidden,
             "num_attention_heads": of.heads,

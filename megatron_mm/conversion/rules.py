@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from .transforms import Same, Transform
 
-NUMBER = "{n}"  # in a name, stands for the number of a layer, or of anything else there are several of
+# In a name: the number of a layer, or of anything else there are several of; any words with dots between.
+WILD = {"{n}": r"(0|[1-9]\d*)", "{any}": r"([\w.]+)"}
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,32 @@ class WeightMap:
     def made_of(self, ours: str) -> tuple[tuple[str, ...], Transform] | None:
         """The published names that make the parameter `ours`, and how; None where no rule names it."""
         for rule in self.rules:
-            numbers = numbers_in(rule.ours, ours)
-            if numbers is not None:
-                return tuple(numbered(name, numbers) for name in rule.published), rule.how
+            found = matched(rule.ours, ours)
+            if found is not None:
+                return tuple(filled(name, found) for name in rule.published), rule.how
         return None
 
     def names(self, published: str) -> bool:
         """Whether a published tensor is one of this axis, used or not."""
         patterns = (name for rule in self.rules for name in rule.published)
-        return any(numbers_in(pattern, published) is not None for pattern in patterns)
+        return any(matched(pattern, published) is not None for pattern in patterns)
 
     def why_ignored(self, published: str) -> str | None:
         """Why a published tensor that no parameter is made of is left out; None where it should not be there."""
-        found = (why for name, why in self.ignored.items() if numbers_in(name, published) is not None)
+        found = (why for name, why in self.ignored.items() if matched(name, published) is not None)
         return next(found, None)
 
 
-def numbers_in(pattern: str, name: str) -> tuple[str, ...] | None:
-    """The numbers that stand in `name` for the pattern's "{n}"; None where it is not of that pattern."""
-    found = re.fullmatch(re.escape(pattern).replace(re.escape(NUMBER), r"(0|[1-9]\d*)"), name, re.ASCII)
+def matched(pattern: str, name: str) -> tuple[str, ...] | None:
+    """What stands in `name` for the pattern's wild cards, in order; None where it is not of that pattern."""
+    expression = re.escape(pattern)
+    for card, meant in WILD.items():
+        expression = expression.replace(re.escape(card), meant)
+    found = re.fullmatch(expression, name, re.ASCII)
     return found and found.groups()
 
 
-def numbered(pattern: str, numbers: Iterable[str]) -> str:
-    """The pattern with its "{n}" filled in, in order."""
-    for number in numbers:
-        pattern = pattern.replace(NUMBER, number, 1)
-    return pattern
+def filled(pattern: str, found: Iterable[str]) -> str:
+    """The pattern with its wild cards filled in, in order."""
+    rest = iter(found)
+    return re.sub("|".join(map(re.escape, WILD)), lambda _: next(rest), pattern)

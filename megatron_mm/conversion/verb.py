@@ -158,11 +158,11 @@ def _plan(spec: StageData, sources: Sequence[tuple[Published, str | None, list[s
 def format_of(published: Published, name: str | None) -> Format:
     """The format that was asked for, or the one of config.json's architecture; raises ConfigError or InputError."""
     if name is not None:
-        return FORMATS.load(name)()
+        return FORMATS.load(name)().reading(published.tensors)
     for each in FORMATS:
         fmt: Format = FORMATS.load(each)()
         if set(fmt.architectures) & set(published.architectures):
-            return fmt
+            return fmt.reading(published.tensors)
     said = f"says {', '.join(published.architectures)}" if published.architectures else "is not there, or says nothing"
     raise InputError(
         f"config.json {said}: no format has that architecture",
