@@ -16,6 +16,7 @@ from torch import Tensor
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend.weights import _sharded
+from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.checkpoints.safe_load import load_state
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.encoders.internvit import InternViT
@@ -174,8 +175,8 @@ def tower(name: str, parallel: Parallel) -> VisionTower:
 
 
 def save(built: VisionTower, folder: Path) -> None:
+    as_result()  # or megatron-core starts a process that imports all this once more
     folder.mkdir(parents=True, exist_ok=True)
-    torch.distributed.barrier()
     dist_checkpointing.save(built.sharded_state_dict(), str(folder))
 
 
