@@ -32,4 +32,5 @@ FORMATS = Registry("format", {
     "siglip": "megavlm.megatron_mm.conversion.siglip:Siglip",
     "internvit": "megavlm.megatron_mm.conversion.internvit:InternViT",
     "nvlm_d": "megavlm.megatron_mm.conversion.nvlm_d:NVLMD",
+    "megavlm": "megavlm.megatron_mm.conversion.megavlm:MegaVLM",
 })  # fmt: skip
