@@ -1,10 +1,10 @@
-"""NVLM's and InternVL's connector: pixel shuffle to a quarter of the tokens, then an MLP of two layers or of one."""
+"""NVLM's and InternVL's connector: pixel shuffle to a quarter of the tokens, then a two-layer MLP."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
@@ -21,25 +21,11 @@ FACTOR = 2  # a block of FACTOR x FACTOR tokens becomes one
 
 
 class PixelShuffleMLP(Config):
-    """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5).
-
-    With one layer it is LayerNorm(4c) -> Linear(4c, width): NVLM-X's, of which the paper says no more than that.
-    """
+    """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5)."""
 
     name: Literal["pixel_shuffle_mlp"] = "pixel_shuffle_mlp"
-    layers: Literal[1, 2] = 2
-    hidden: PositiveInt | None = None  # of two layers: the decoder's ffn in NVLM-D and NVLM-H
+    hidden: PositiveInt  # NVLM-D: the decoder's ffn
     norm_eps: float = 1e-6  # NVLM's training scripts; the Hugging Face port says 1e-5
-
-    @model_validator(mode="after")
-    def _hidden_of_two(self) -> PixelShuffleMLP:
-        if (self.layers == 2) != (self.hidden is not None):
-            raise ConfigError(
-                f"an MLP of {self.layers} layer(s) with hidden {self.hidden}",
-                where="connector.hidden",
-                fix="set connector.hidden, or connector.layers=1" if self.layers == 2 else "leave connector.hidden out",
-            )
-        return self
 
     def tokens_per_tile(self, grid: tuple[int, int]) -> int:
         """Visual tokens per tile of `grid` (rows, columns); raises ConfigError for an odd side."""
@@ -55,19 +41,16 @@ class PixelShuffleMLP(Config):
     def parameters(self, channels: int, width: int) -> int:
         """Parameters between `channels` of the encoder and `width` of the decoder."""
         shuffled = channels * FACTOR**2
-        return 2 * shuffled + self._linears(shuffled, width)
-
-    def _linears(self, shuffled: int, width: int) -> int:
-        return shuffled * width if self.hidden is None else self.hidden * (shuffled + width)
+        return 2 * shuffled + shuffled * self.hidden + self.hidden * width
 
     def flops(self, grid: tuple[int, int], channels: int, width: int) -> Flops:
         """Forward FLOPs of one tile."""
-        return Flops(weights=2.0 * self.tokens_per_tile(grid) * self._linears(channels * FACTOR**2, width))
+        linears = channels * FACTOR**2 * self.hidden + self.hidden * width
+        return Flops(weights=2.0 * self.tokens_per_tile(grid) * linears)
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this connector cannot be split over `parallel`."""
-        if self.hidden is not None:
-            require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
+        require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
 
     def build(self, ctx: BuildContext, channels: int, width: int) -> PixelShuffleMLPModel:
         """The connector, weights not drawn."""

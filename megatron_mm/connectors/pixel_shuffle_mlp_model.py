@@ -1,4 +1,4 @@
-"""Pixel shuffle + MLP: two layers on megatron-core's tensor-parallel linears, one layer whole on every rank."""
+"""Pixel shuffle + MLP, the MLP on megatron-core's tensor-parallel linears."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class PixelShuffleMLPModel(MegatronModule):
             num_layers=1,
             num_attention_heads=ctx.parallel.tp,  # there is no attention; TransformerConfig wants tp to divide it
             hidden_size=width,
-            ffn_hidden_size=spec.hidden or width,
+            ffn_hidden_size=spec.hidden,
             activation_func=F.gelu,  # exact
             add_bias_linear=False,
         )
         super().__init__(config=config)
-        self.spec = spec
         shuffled = channels * FACTOR**2
         use = modules(ctx.params_dtype)
         self.norm = nn.LayerNorm(shuffled, eps=spec.norm_eps, dtype=ctx.params_dtype)
-        if spec.hidden is None:
-            self.linear = nn.Linear(shuffled, width, bias=False, dtype=ctx.params_dtype)
-        else:
-            layers = MLPSubmodules(linear_fc1=use.column, linear_fc2=use.row)
-            self.mlp = MLP(config, layers, input_size=shuffled, ffn_hidden_size=spec.hidden)
+        self.mlp = MLP(
+            config,
+            MLPSubmodules(linear_fc1=use.column, linear_fc2=use.row),
+            input_size=shuffled,
+            ffn_hidden_size=spec.hidden,
+        )
         mark_split_weights(self)
 
     def forward(self, features: list[FeatureMap]) -> VisualTokens:
@@ -59,6 +59,5 @@ class PixelShuffleMLPModel(MegatronModule):
         (feature,) = features
         shuffled = pixel_shuffle(feature.tiles)
         n, rows, columns, channels = shuffled.shape
-        normed = self.norm(shuffled.view(-1, 1, channels))
-        values = self.linear(normed) if self.spec.hidden is None else self.mlp(normed)[0]
+        values, _ = self.mlp(self.norm(shuffled.view(-1, 1, channels)))
         return VisualTokens(values.squeeze(1), segments=feature.images.repeat_interleave(rows * columns))

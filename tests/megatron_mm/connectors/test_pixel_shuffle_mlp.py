@@ -13,7 +13,6 @@ from megavlm.megatron_mm.contracts import BuildContext, FeatureMap
 from megavlm.platform.errors import ConfigError
 
 SPEC = PixelShuffleMLP(hidden=24)
-ONE_LAYER = PixelShuffleMLP(layers=1)
 
 
 def test_the_published_4x4_table() -> None:
@@ -54,26 +53,10 @@ def test_connector_equals_its_layers(one_process: BuildContext) -> None:
     assert tokens.segments.tolist() == [0] * 4 + [1] * 4
 
 
-def test_one_layer_is_a_norm_and_a_linear(one_process: BuildContext) -> None:
-    model = ONE_LAYER.build(one_process, channels=6, width=10)
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0.0, 0.5, generator=draw)
-    feature = FeatureMap(torch.randn(2 * 16, 6, generator=draw), (4, 4), torch.arange(2), "internvit", -1)
-    x = F.layer_norm(published(feature.tiles).reshape(8, 24), (24,), model.norm.weight, model.norm.bias, 1e-6)
-    torch.testing.assert_close(model([feature]).values, x @ model.linear.weight.T, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("spec", "channels", "width", "stated"),
-    [
-        (SPEC, 6, 10, None),
-        (PixelShuffleMLP(hidden=29568), 3200, 8192, 0.6207e9),
-        (ONE_LAYER, 3200, 8192, 0.105e9),
-        (ONE_LAYER, 3200, 7168, 0.092e9),
-    ],
-    ids=["tiny", "NVLM-D 72B", "NVLM-X 72B", "NVLM-X 34B"],
+    [(SPEC, 6, 10, None), (PixelShuffleMLP(hidden=29568), 3200, 8192, 0.6207e9)],
+    ids=["tiny", "NVLM-D 72B"],
 )
 def test_parameters(
     one_process: BuildContext, spec: PixelShuffleMLP, channels: int, width: int, stated: float | None
@@ -81,7 +64,7 @@ def test_parameters(
     with torch.device("meta"):
         built = sum(p.numel() for p in spec.build(one_process, channels, width).parameters())
     assert spec.parameters(channels, width) == built
-    assert stated is None or built == pytest.approx(stated, rel=3e-3)
+    assert stated is None or built == pytest.approx(stated, rel=1e-3)
 
 
 def test_tokens_per_tile() -> None:
@@ -93,11 +76,3 @@ def test_tokens_per_tile() -> None:
 def test_a_width_that_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="connector.hidden 24 .*parallel.tp 5"):
         SPEC.check(Parallel(tp=5))
-    ONE_LAYER.check(Parallel(tp=5))  # it is whole on every rank
-
-
-@pytest.mark.parametrize("options", [{}, {"layers": 1, "hidden": 24}])
-def test_hidden_is_that_of_two_layers(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="layer\\(s\\) with hidden") as raised:
-        PixelShuffleMLP.parse(options)
-    assert raised.value.where == "connector.hidden" and raised.value.fix
