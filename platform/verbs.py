@@ -91,7 +91,7 @@ VERBS: dict[str, Verb] = {
         "researcher", "a study's table anew, from its files", "megavlm.megatron_mm.studies.verb:report_main"
     ),
     "generate": Verb("researcher", "answers from a checkpoint", "megavlm.megatron_mm.inference.verb:main"),
-    "serve": Verb("researcher", "an OpenAI-compatible endpoint", None),
+    "serve": Verb("researcher", "an OpenAI-compatible endpoint", "megavlm.megatron_mm.serving.verb:main"),
     "submit": Verb("admin", "validate, then print or submit the Slurm job", "megavlm.slurm.submit:main"),
     "status": Verb("admin", "what a run is doing, from its folder", "megavlm.slurm.status:main"),
     "logs": Verb("admin", "a run's logs", "megavlm.slurm.logs:main"),
