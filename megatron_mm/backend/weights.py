@@ -27,7 +27,7 @@ def initialise(model: Any, seed: int) -> None:
     """
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
-            tensor.data.copy_(_slice(tensor, _draw(tensor, seed, _rows(model, tensor))))
+            tensor.data.copy_(_slice(tensor, _draw(tensor, seed, _rows(model, tensor), _layers(model, tensor))))
 
 
 def _sharded(values: Any) -> Iterator[ShardedTensor]:
@@ -41,7 +41,7 @@ def _sharded(values: Any) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _draw(tensor: ShardedTensor, seed: int, rows: int) -> Tensor:
+def _draw(tensor: ShardedTensor, seed: int, rows: int, layers: int) -> Tensor:
     """The whole tensor of which `tensor` is a shard, float32. `rows` are drawn, padding of the vocabulary is zero."""
     shape = tensor.global_shape[tensor.prepend_axis_num :]
     constant = getattr(tensor.data, "init_constant", None)
@@ -50,18 +50,17 @@ def _draw(tensor: ShardedTensor, seed: int, rows: int) -> Tensor:
     if constant is not None:
         return torch.full(shape, constant)
     whole = torch.zeros(shape)
-    whole[:rows].normal_(0.0, _deviation(tensor, shape), generator=_generator(tensor, seed))
+    whole[:rows].normal_(0.0, _deviation(tensor, shape, layers), generator=_generator(tensor, seed))
     return whole
 
 
-def _deviation(tensor: ShardedTensor, shape: tuple[int, ...]) -> float:
+def _deviation(tensor: ShardedTensor, shape: tuple[int, ...], layers: int) -> float:
     own = getattr(tensor.data, "init_std", None)
     if own is not None:
         return own
     if any(name in tensor.key for name in TABLES):
         return EMBEDDING_STD
     std = 1 / math.sqrt(math.prod(shape[1:]))
-    layers = tensor.global_shape[0] if tensor.prepend_axis_num else 0
     return std / math.sqrt(2 * layers) if layers and any(name in tensor.key for name in RESIDUAL) else std
 
 
@@ -75,6 +74,13 @@ def _generator(tensor: ShardedTensor, seed: int) -> torch.Generator:
 def _slice(tensor: ShardedTensor, whole: Tensor) -> Tensor:
     offsets = tensor.global_offset[tensor.prepend_axis_num :]
     return whole[tuple(slice(start, start + size) for start, size in zip(offsets, tensor.local_shape, strict=True))]
+
+
+def _layers(model: Any, tensor: ShardedTensor) -> int:
+    """Layers of the transformer that a tensor stands in, 0 outside of any. Those that differ are named one by one."""
+    if tensor.prepend_axis_num:
+        return tensor.global_shape[0]
+    return model.spec.decoder.layers if ".layers." in tensor.key else 0
 
 
 def _rows(model: Any, tensor: ShardedTensor) -> int:

@@ -28,6 +28,7 @@ from ..config import AXES, Optimizer
 from ..contracts import PackedBatch, StepBatch
 from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
+from ..tag_texts import TagTexts
 from .encode import Lookers, Looking
 from .schedule import learning_rate
 from .update import update
@@ -120,9 +121,8 @@ def _overrides(model: VisionLanguageModel, options: Optimizer) -> dict[ParamKey,
     options of one. We set the rates ourselves, so lr_mult is free to number them.
     """
     for axis in options.groups:
-        for module in model.axis(axis):
-            for parameter in module.parameters():
-                setattr(parameter, f"{AXIS}_{axis}", True)
+        for _, parameter in model.axis(axis):
+            setattr(parameter, f"{AXIS}_{axis}", True)
     return {ParamKey(attr=f"{AXIS}_{axis}"): {AXIS: axis, "lr_mult": 2.0 + AXES.index(axis)} for axis in options.groups}
 
 
@@ -143,12 +143,16 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     for part in wrapped.trained:
         part.zero_grad_buffer()
     optimizer.zero_grad()
-    looking = Looking(wrapped.model.tower, wrapped.lookers, batch.shares, wrapped.model.spec.tokens_per_tile)
+    shares = replace(batch.shares, everywhere=wrapped.model.spec.injection.everywhere)
+    looking = Looking(wrapped.model.tower, wrapped.lookers, shares, wrapped.model.spec.tokens_per_tile)
     visual = looking.see(batch.tiles.to(backend.device()))
     packs = [pack.to(backend.device()) for pack in batch.packs]
     packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=False)] + packs[len(visual) :]
+    tags = TagTexts(wrapped.model)
+    packs = tags.give(packs)
     with looking.own.measure(alone=wrapped.lookers.seat.is_alone):
         losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
+    tags.learn()
     looking.learn()
     _finish_gradients(wrapped)
     updated, norm = update(optimizer)
