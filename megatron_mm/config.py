@@ -89,15 +89,20 @@ class ModelConfig(Config):
         return self.connector.tokens_per_tile(self.encoder.grid)
 
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters by axis, by arithmetic; the tests hold them against the built modules."""
+        """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), `total`, and `exported`.
+
+        Counted is what is built: an encoder's dummy heads are, a vocabulary's padding is not. An export holds the axes
+        and not the objectives.
+        """
         width = self.decoder.hidden
-        counts = {
+        axes = {
             "encoder": self.encoder.parameters(),
             "connector": self.connector.parameters(self.encoder.channels, width),
             "injection": self.injection.parameters(self.decoder),
             "decoder": self.decoder.parameters(),
         }
-        return counts | {"total": sum(counts.values())}
+        exported, auxiliary = sum(axes.values()), sum(each.parameters(self.decoder) for each in self.objectives)
+        return axes | {"auxiliary": auxiliary, "total": exported + auxiliary, "exported": exported}
 
 
 class DataConfig(Config):
@@ -135,6 +140,7 @@ class Mixture(Config):
 
     sets: dict[str, Share] = {}
     weights: dict[str, NonNegativeFloat] = {}  # in place of `sets`, where weights are all there is to say
+    ratios: Literal["sizes", "required"] = "sizes"  # without weights or epochs: the sizes decide, or nobody, an error
     temperature: PositiveFloat = 1.0  # without weights, a set of n samples weighs n^(1/temperature)
     sequence_length: PositiveInt  # tokens of one packed sequence
     batch: GlobalBatch | None = None
@@ -159,6 +165,13 @@ class Mixture(Config):
         """Packed sequences in each global batch; None where that differs from batch to batch."""
         of = self.global_batch
         return of.size if of.unit == "packs" or (of.unit == "samples" and not self.pack) else None
+
+    @property
+    def undecided(self) -> list[str]:
+        """The sets whose share is still to be said, where that is required."""
+        if self.ratios == "sizes":
+            return []
+        return [name for name, share in self.shares.items() if share.weight is None and share.epochs is None]
 
     @model_validator(mode="after")
     def _said_once(self) -> Mixture:
@@ -200,6 +213,7 @@ class Parallel(Config):
     first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
     last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
     sequence_parallel: bool = False
+    overlap: bool | None = None  # gradients summed, weights gathered while it computes; null: where there are GPUs
 
     @property
     def split(self) -> int:
@@ -320,6 +334,7 @@ class Stage(Config):
     # fp8: the linear layers of encoder and decoder, scaled from earlier steps, by tensor, or by blocks of 128
     precision: Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"] = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"  # activations computed again in the backward pass
+    deterministic: bool = False  # the same bits again from the same layout and machines, at the price of speed
     checkpoint: Checkpoint = Checkpoint()
     on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .cli import parser, split_overrides
 from .config import Recipe, list_recipes, load_recipe
 from .config.tree import leaves
 
+GUESS = "our guess"
+
 
 def list_main(argv: Sequence[str]) -> int:
-    """Names and one-line descriptions of the shipped recipes."""
+    """Names, sizes and one-line descriptions of the shipped recipes."""
     args = parser("recipes list").parse_args(argv)
-    rows = {name: load_recipe(name).description for name in list_recipes()}
+    recipes = [load_recipe(name) for name in list_recipes()]
     if args.json:
+        rows = {r.name: {"description": r.description, "parameters": _parameters(r).get("total")} for r in recipes}
         print(json.dumps(rows, indent=2))
     else:
-        print("\n".join(f"{name:<24}{text}" for name, text in rows.items()))
+        print("\n".join(f"{r.name:<24}{_size(r):>8}  {r.description}" for r in recipes))
     return 0
+
+
+def _size(recipe: Recipe) -> str:
+    """79,379,593,344 parameters as "79.4B"; empty for a recipe without a model."""
+    total = _parameters(recipe).get("total")
+    if total is None:
+        return ""
+    unit, of = next(((unit, of) for unit, of in (("B", 10**9), ("M", 10**6)) if total >= of), ("", 1))
+    return f"{total / of:.1f}{unit}" if unit else str(total)
 
 
 def show_main(argv: Sequence[str]) -> int:
@@ -26,24 +38,32 @@ def show_main(argv: Sequence[str]) -> int:
     words, overrides = split_overrides(argv)
     p = parser("recipes show", epilog="example: megavlm recipes show nvlm-d-mini stages.sft.steps=50")
     p.add_argument("recipe", help="a shipped recipe's name or a YAML file")
-    p.add_argument("--only", choices=["guesses"], help="only the values that are our guess, with the reason")
+    p.add_argument("--only", choices=list(KEEPS), help="only our guesses with the reason, or what is published")
     args = p.parse_args(words)
     recipe = load_recipe(args.recipe, overrides)
-    rows = _rows(recipe, only_guesses=args.only == "guesses")
+    rows = _rows(recipe, args.only)
     if args.json:
         print(json.dumps({"name": recipe.name, "parameters": _parameters(recipe), "values": rows}, indent=2))
+    elif args.only:
+        print("\n".join(f"{key} = {row['value']}\n    {row['source']}" for key, row in rows.items()))
     else:
         _print(recipe, rows)
     return 0
 
 
-def _rows(recipe: Recipe, only_guesses: bool) -> dict[str, dict[str, object]]:
+KEEPS: dict[str, Callable[[str], bool]] = {
+    "guesses": lambda source: source.startswith(GUESS),
+    "published": lambda source: bool(source) and not source.startswith(GUESS),
+}
+
+
+def _rows(recipe: Recipe, only: str | None) -> dict[str, dict[str, object]]:
+    """Key -> value, origin and, where the recipe says it, source."""
     rows = {}
     for key, value in leaves(recipe.tree):
-        source = recipe.sources.get(key)
-        if only_guesses and not (source or "").startswith("our guess"):
-            continue
-        rows[key] = {"value": value, "origin": recipe.origins[key]} | ({"source": source} if source else {})
+        source = recipe.sources.get(key, "")
+        if only is None or KEEPS[only](source):
+            rows[key] = {"value": value, "origin": recipe.origins[key]} | ({"source": source} if source else {})
     return rows
 
 

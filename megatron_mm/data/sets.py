@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from megavlm.platform.demo.places import MARK, expand
@@ -22,6 +22,22 @@ def set_folder(data: DataConfig, name: str) -> str:
 def sets_of(stage: Stage) -> list[str]:
     """The names a stage draws from; those of weight 0 are left out."""
     return list(stage.mixture.shares)
+
+
+def require_ratios(name: str, stage: Stage, sources: Mapping[str, str]) -> None:
+    """Raise ConfigError where the stage's sets have to be given ratios, and some have none.
+
+    `sources` is the recipe's: it says why nothing stands there.
+    """
+    undecided, key = stage.mixture.undecided, f"stages.{name}.mixture"
+    if undecided:
+        why = sources.get(f"{key}.ratios", "the recipe leaves them to you")
+        raise ConfigError(
+            f"stage '{name}' draws from {len(undecided)} sets without ratios: {why}",
+            where=f"{key}.ratios",
+            fix=f"give every set a weight, as {key}.sets.{undecided[0]}.weight=1 (0 leaves it out), or let the numbers "
+            f"of their samples decide: {key}.ratios=sizes",
+        )
 
 
 def demo_data_missing(data: DataConfig, names: Iterable[str]) -> bool:

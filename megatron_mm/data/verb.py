@@ -16,6 +16,7 @@ from megavlm.platform.shards import ShardReader
 
 from .build import StageData, build_manifest
 from .manifest import Entry, Manifest, Pack
+from .sets import require_ratios
 from .stats import stats
 from .trace import trace_sample, trace_step
 
@@ -41,6 +42,8 @@ def pack_main(argv: Sequence[str]) -> int:
     recipe = load_recipe(args.recipe, overrides)
     out = args.out or default_runs_root() / recipe.name / "stages"
     names = [args.stage] if args.stage else list(recipe.section("stages").root)
+    for name in names:
+        require_ratios(name, recipe.section("stages")[name], recipe.sources)
     if args.dry_run:
         planned = {name: _planned(StageData.of(recipe, name), out / name / PACKS) for name in names}
         _tell(planned, args.json, lambda: "\n".join(f"{name}\n{_plain(row)}" for name, row in planned.items()))

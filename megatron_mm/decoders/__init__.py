@@ -3,5 +3,6 @@
 from megavlm.platform.registry import Registry
 
 DECODERS = Registry("decoder", {
+    "llama": "megavlm.megatron_mm.decoders.llama:Llama",
     "qwen2": "megavlm.megatron_mm.decoders.qwen2:Qwen2",
 })  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -20,6 +21,7 @@ from ..contracts import BuildContext
 
 if TYPE_CHECKING:
     from .base import Decoder
+    from .llama import RopeScaling
 
 
 def config_of(spec: Decoder, ctx: BuildContext, **options: Any) -> TransformerConfig:
@@ -84,6 +86,9 @@ def build(spec: Decoder, ctx: BuildContext, injection: Any) -> DecoderModel:
         scatter_embedding_sequence_parallel=False,
         vp_stage=ctx.vp_stage,
     )
+    scaling = getattr(spec, "rope_scaling", None)  # not every family has it
+    if scaling is not None:
+        _scale(model.rotary_pos_emb, scaling)
     mark_split_weights(model)
     if ctx.post_process and model.vocab_size > spec.vocab:
         model.output_layer.register_forward_hook(_HidePadding(spec.vocab))
@@ -95,6 +100,13 @@ def _layer_specs(config: TransformerConfig, ctx: BuildContext) -> dict[int, Modu
     first = get_transformer_layer_offset(config, ctx.vp_stage)
     numbers = range(first, first + get_num_layers_to_build(config, vp_stage=ctx.vp_stage))
     return dict.fromkeys(numbers, layer_spec(AttnMaskType.causal, dtype=ctx.params_dtype))
+
+
+def _scale(rotary: RotaryEmbedding, how: RopeScaling) -> None:
+    """Llama 3.1's frequencies. GPTModel passes on only the factor, with Llama 3.1's own other three values."""
+    rotary.inv_freq = rotary._apply_scaling(
+        rotary.inv_freq, how.factor, how.low_freq_factor, how.high_freq_factor, how.original_positions
+    )
 
 
 class _HidePadding:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from megavlm.platform.config import Config
 
 if TYPE_CHECKING:
+    from ..decoders.base import Decoder
     from .next_token_model import NextTokenLoss
 
 
@@ -14,6 +15,10 @@ class NextToken(Config):
     """sum(weight * cross entropy) / sum(weight), both sums over every pack of the global batch."""
 
     name: Literal["next_token"] = "next_token"
+
+    def parameters(self, decoder: Decoder) -> int:
+        """None of its own."""
+        return 0
 
     def build(self) -> NextTokenLoss:
         """The loss."""

@@ -28,6 +28,7 @@ from ..model import VisionLanguageModel, build_model
 from . import checkpoint
 from .failures import explained
 from .metrics import Moment
+from .overlap import overlaps
 from .pulse import Pulse
 from .ranks import compare
 from .step import make_optimizer, set_rate, train_step, wrap
@@ -64,7 +65,7 @@ class StageTrainer:
         newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
-        self.wrapped = wrap(model, stage.precision)
+        self.wrapped = wrap(model, stage.precision, overlaps(stage.parallel))
         self.optimizer: MegatronOptimizer = make_optimizer(self.wrapped, stage.optimizer, stage.precision)
         self.step = checkpoint.load(newest, model, self.optimizer) if newest else 0
         self.saver = checkpoint.Saver(session.run, name, stage.checkpoint)
@@ -76,8 +77,8 @@ class StageTrainer:
 
     @property
     def model(self) -> VisionLanguageModel:
-        """This rank's part of the model."""
-        return self.wrapped.model
+        """This rank's part of the model, every weight up to date."""
+        return self.wrapped.settled()
 
     def _first_weights(self, model: VisionLanguageModel, resumes: bool) -> None:
         """Those of the stages this one comes after, the last listed last; the first stage draws them."""

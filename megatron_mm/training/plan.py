@@ -14,6 +14,7 @@ from megavlm.platform.errors import ConfigError
 
 from ..config import ModelConfig, Stage, Stages
 from ..data.build import StageData
+from ..data.sets import require_ratios
 from .checks import check_gate, check_sets, check_sizes, check_vocabulary, check_world, missing_here
 from .stages import chosen
 
@@ -75,6 +76,7 @@ def make_plan(
         spec = StageData.of(recipe, name)
         check_world(name, spec.stage, nodes, nproc)
         check_sizes(name, spec.stage, spec.model, nodes * nproc, elsewhere)
+        require_ratios(name, spec.stage, recipe.sources)
         check_vocabulary(spec)
         check_gate(name, stages)
         found = [*check_sets(spec), *(missing_here(spec.stage) if elsewhere else [])]

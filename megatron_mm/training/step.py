@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from megatron.core.optimizer import (
 )
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import backend
 from ..config import AXES, Optimizer
@@ -30,6 +31,7 @@ from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
 from ..tag_texts import TagTexts
 from .encode import Lookers, Looking
+from .overlap import Overlap
 from .schedule import learning_rate
 from .update import update
 
@@ -58,26 +60,50 @@ class Wrapped:
     stages: list[Any]  # DistributedDataParallel where something is trained, as the schedule wants them
     tower: DistributedDataParallel | None  # None where it is frozen
     lookers: Lookers = field(default_factory=Lookers)
+    overlap: Overlap | None = None  # None where nothing is summed or gathered while the model computes
+
+    def settled(self) -> VisionLanguageModel:
+        """The model, once this rank has all that the others updated: to be asked for before its weights are read."""
+        if self.overlap is not None:
+            self.overlap.settle()
+        return self.model
 
     @property
     def trained(self) -> list[DistributedDataParallel]:
         """The parts that have gradients."""
-        stages = [stage for stage in self.stages if isinstance(stage, DistributedDataParallel)]
-        return stages if self.tower is None else [*stages, self.tower]
+        return [*self.trained_stages, *([] if self.tower is None else [self.tower])]
+
+    @property
+    def trained_stages(self) -> list[DistributedDataParallel]:
+        """Those of them that the schedule goes through."""
+        return [stage for stage in self.stages if isinstance(stage, DistributedDataParallel)]
 
 
-def wrap(model: VisionLanguageModel, precision: Precision = "fp32") -> Wrapped:
-    """The model on this process' device inside megatron-core's data parallelism; freeze before, not after."""
+def wrap(
+    model: VisionLanguageModel, precision: Precision = "fp32", overlap: bool = False, bucket: int | None = None
+) -> Wrapped:
+    """The model on this process' device inside megatron-core's data parallelism; freeze before, not after.
+
+    `overlap`: as overlap.py says, in buckets of about `bucket` parameters (megatron-core's own size without it).
+    """
     model = model.to(backend.device())
     if precision != "fp32":
         model.tower.bfloat16()
-    config = DistributedDataParallelConfig(grad_reduce_in_fp32=precision != "fp32", use_distributed_optimizer=True)
+    config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=precision != "fp32",
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=overlap,
+        overlap_param_gather=overlap,
+        align_param_gather=overlap,  # all gathers are begun together, in one order
+        bucket_size=bucket,
+    )
     stages = [stage if precision == "fp32" else Float16Module(stage.config, stage) for stage in model.stages]
     tower = _in_ddp(model.tower, config)
     if tower is not None and parallel_state.get_pipeline_model_parallel_rank() > 0:
         for parameter in tower.parameters():
             parameter.shared = True  # the same weights stand on the first stage: the gradient norm counts them there
-    return Wrapped(model, [_in_ddp(stage, config) or stage for stage in stages], tower)
+    wrapped = Wrapped(model, [_in_ddp(stage, config) or stage for stage in stages], tower)
+    return replace(wrapped, overlap=Overlap(wrapped.trained_stages, tower)) if overlap else wrapped
 
 
 def _in_ddp(module: Any, config: DistributedDataParallelConfig) -> DistributedDataParallel | None:
@@ -104,6 +130,7 @@ def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = 
         bf16=precision != "fp32",
         params_dtype=backend.PRECISIONS[precision],
         use_distributed_optimizer=True,
+        overlap_param_gather=wrapped.overlap is not None,
     )
     overrides = get_standard_config_overrides(config) | _overrides(wrapped.model, options)
     optimizer = get_megatron_optimizer(config, wrapped.trained, overrides, use_gloo_process_groups=False)
@@ -145,19 +172,30 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     optimizer.zero_grad()
     shares = replace(batch.shares, everywhere=wrapped.model.spec.injection.everywhere)
     looking = Looking(wrapped.model.tower, wrapped.lookers, shares, wrapped.model.spec.tokens_per_tile)
-    visual = looking.see(batch.tiles.to(backend.device()))
-    packs = [pack.to(backend.device()) for pack in batch.packs]
-    packs = [replace(pack, visual=values) for pack, values in zip(packs, visual, strict=False)] + packs[len(visual) :]
     tags = TagTexts(wrapped.model)
-    packs = tags.give(packs)
-    with looking.own.measure(alone=wrapped.lookers.seat.is_alone):
-        losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
-    tags.learn()
-    looking.learn()
+    with wrapped.overlap.step(_late(wrapped, batch.packs)) if wrapped.overlap else contextlib.nullcontext():
+        visual = looking.see(batch.tiles.to(backend.device()))
+        here = [pack.to(backend.device()) for pack in batch.packs]
+        packs = [replace(pack, visual=values) for pack, values in zip(here, visual, strict=False)]
+        packs = tags.give(packs + here[len(visual) :])
+        with looking.own.measure(alone=wrapped.lookers.seat.is_alone):
+            losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
+        tags.learn()
+        looking.learn()
     _finish_gradients(wrapped)
     updated, norm = update(optimizer)
+    if wrapped.overlap:
+        wrapped.overlap.gather()
     loss = _global_loss(losses)
     return StepResult(loss, norm, tokens, targets, updated, _not_finite(loss, losses), looking.own.seconds())
+
+
+def _late(wrapped: Wrapped, packs: Sequence[PackedBatch]) -> list[nn.Parameter]:
+    """What gets a gradient after the schedule: the text embeddings, where a pack's context has tags in words."""
+    if not any(pack.context is not None and len(pack.context.tag_ids) for pack in packs):
+        return []
+    first = [stage.decoder.embedding for stage in wrapped.model.stages if stage.pre_process]  # type: ignore[union-attr]
+    return [parameter for embedding in first for parameter in embedding.parameters()]  # type: ignore[union-attr]
 
 
 def cut(replicas: Sequence[Sequence[PackedBatch]], lookers: Lookers) -> StepBatch:
@@ -211,12 +249,12 @@ def _finish_gradients(wrapped: Wrapped) -> None:
 
     megatron-core's division by an integer count of tokens is left out: the loss is already normalised.
     """
+    if wrapped.trained_stages:  # before the tower: overlapped sums of these began before its backward pass
+        finalize_model_grads(wrapped.stages, None)
     if wrapped.tower is not None:
         for buffer in wrapped.tower.buffers if parallel_state.get_pipeline_model_parallel_world_size() > 1 else ():
             dist.all_reduce(buffer.grad_data, group=parallel_state.get_pipeline_model_parallel_group())
         wrapped.tower.finish_grad_sync()
-    if any(isinstance(stage, DistributedDataParallel) for stage in wrapped.stages):
-        finalize_model_grads(wrapped.stages, None)
 
 
 def _global_sums(packs: Sequence[PackedBatch], objective: Any) -> tuple[Tensor, int, int]:

@@ -93,8 +93,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _over(tree: Tree, origins: dict[str, str], own: Tree, origin: str) -> tuple[Tree, dict[str, str]]:
-    """`own` on top of `tree`; what it removed or replaced keeps no origin."""
+    """`own` on top of `tree`; what it removed or replaced keeps no origin, and no source but its own."""
     merged = merge(tree, own)
+    own_sources = own.get("sources", {})
+    replaced = {leaf for leaf, _ in leaves(own)} - own_sources.keys()
+    if "sources" in merged:
+        merged["sources"] = {key: told for key, told in merged["sources"].items() if key not in replaced}
     origins = origins | {leaf: origin for leaf, _ in leaves(own)}
     return merged, {leaf: origins[leaf] for leaf, _ in leaves(merged) if leaf in origins}
 
@@ -111,6 +115,8 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> tuple[Tree, dict[str, str
         raise ConfigError("a recipe is a mapping of sections", where=str(path))
     tree, origins = _read(_beside(own["base"], path), (*seen, here)) if own.get("base") else ({}, {})
     own.setdefault("name", path.stem)
+    if "sources" in own:
+        own["sources"] = dict(leaves(own["sources"])) if own["sources"] else {}
     return _over(tree, origins, own, origin)
 
 
@@ -152,7 +158,7 @@ def _validate(tree: Tree, origins: dict[str, str]) -> Recipe:
         sections=sections,
         tree=resolved,
         origins={leaf: _origin(leaf, origins) for leaf, _ in leaves(resolved)},
-        sources=_flat_sources(header.sources),
+        sources={key: str(told) for key, told in header.sources.items()},
         parameters=header.parameters,
     )
 
@@ -162,10 +168,6 @@ def _origin(leaf: str, origins: dict[str, str]) -> str:
     short = leaf.removesuffix(".name")
     spellings = (leaf,) if short == leaf else (leaf, short, re.sub(r"\.\d+$", "", short))
     return next((origins[key] for key in spellings if key in origins), "default")
-
-
-def _flat_sources(sources: Tree) -> dict[str, str]:
-    return {key: str(value) for key, value in leaves(sources)} if sources else {}
 
 
 def _parse(schema: Any, data: Any, name: str, origins: dict[str, str]) -> Any:

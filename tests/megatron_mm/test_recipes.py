@@ -30,7 +30,8 @@ def test_there_is_a_model_to_build() -> None:
 def test_it_can_be_planned(name: str) -> None:
     recipe = load_recipe(name)
     plan = make_plan(recipe)
-    assert [stage.parameters for stage in plan.stages] == [recipe.parameters["total"]] * len(plan.stages)
+    total = recipe.section("model").parameter_counts()["total"]
+    assert [stage.parameters for stage in plan.stages] == [total] * len(plan.stages)
 
 
 @pytest.mark.parametrize("name", WITH_MODEL)

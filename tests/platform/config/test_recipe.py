@@ -175,6 +175,17 @@ def test_a_resolved_recipe_resolves_to_itself(write):
     assert again.tree == recipe.tree
 
 
+def test_a_source_goes_with_the_value_that_it_is_of(write):
+    """What a higher layer sets is not what the layer below found in a paper."""
+    base = write("sources: {seed: paper T1, toy: {encoder: {width: paper T2}}}\n" + TOY, "base.yaml")
+    assert load_recipe(base).sources == {"seed": "paper T1", "toy.encoder.width": "paper T2"}
+    assert load_recipe(base, ["toy.encoder.width=9"]).sources == {"seed": "paper T1"}
+    over = write(
+        "base: base.yaml\nsources: {seed: 'our guess: why not'}\nseed: 3\ntoy: {encoder: {width: 9}}", "over.yaml"
+    )
+    assert load_recipe(over).sources == {"seed": "our guess: why not"}
+
+
 @pytest.mark.parametrize("name", list(list_recipes()))
 def test_every_shipped_recipe_resolves_with_an_origin_for_every_value(name):
     recipe = load_recipe(name)
