@@ -33,7 +33,8 @@ TOKENIZERS = {name: load_tokenizer(str(FIXTURES / "tokenizers" / name))
               for name in ("qwen2", "llama3", "llama2", "llama2_first", "yi")}  # fmt: skip
 # A template with the tokenizers it is used with.
 PAIRS = [("chatml", "qwen2"), ("chatml", "yi"), ("yi", "yi"), ("llama3", "llama3"), ("vicuna_v1", "llama2"),
-         ("vicuna_v1", "llama2_first"), ("plain", "llama2"), ("plain", "llama2_first")]  # fmt: skip
+         ("vicuna_v1", "llama2_first"), ("plain", "llama2"), ("plain", "llama2_first"),
+         ("nvlm_pretrain", "qwen2"), ("nvlm_pretrain", "yi")]  # fmt: skip
 
 
 def chat(template: str, tokenizer: str, **options: Any) -> Chat:
@@ -188,12 +189,15 @@ def images_before(messages: list[dict[str, str]]) -> int:
 
 def meant(template: str, tokenizer: str, content: str) -> str:
     """An answer as the tokenizer can hold it: Qwen2's composes signs, sentencepiece knows no other sign for a space."""
+    content = content.strip() if template == "nvlm_pretrain" else content
     held = unicodedata.normalize("NFC", content) if tokenizer == "qwen2" else content
     held = held if tokenizer in ("qwen2", "llama3") else held.replace("\N{LOWER ONE EIGHTH BLOCK}", " ")
     return {"llama3": held.strip(), "plain": held.lstrip(" ")}.get(template, held)
 
 
 def read(template: str, said: str) -> str:
+    if template == "nvlm_pretrain":
+        return said.removeprefix(" ")  # the one before an answer
     return said.removesuffix("\n").lstrip(" ") if template == "plain" else said
 
 
