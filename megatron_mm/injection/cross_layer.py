@@ -150,28 +150,8 @@ class CrossLayer(TransformerLayer):
         teller = options.get("packed_seq_params") if inference is None else inference
         sight = getattr(teller, "sight", None)
         if not sight:
-            return Touched.apply(hidden, *self.cross.parameters()) if self._learns() else hidden
+            return hidden
         return self.cross(hidden, context, sight, None if inference is None else inference.key_value_memory_dict)
-
-    def _learns(self) -> bool:
-        return torch.is_grad_enabled() and self.training and next(self.cross.parameters()).requires_grad
-
-
-class Touched(torch.autograd.Function):
-    """Hands hidden states through, and gives weights that were not used a gradient of zero.
-
-    megatron-core's overlapped reduction waits for a gradient of every weight, and a pack of text alone has none here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, *weights: Tensor) -> Tensor:
-        ctx.like = [(weight.shape, weight.dtype, weight.device) for weight in weights]
-        return hidden.view_as(hidden)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        zeros = (torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.like)
-        return grad, *zeros
 
 
 def with_cross(layer: ModuleSpec, spec: Gated, decoder: Decoder) -> ModuleSpec:

@@ -98,7 +98,8 @@ def wrap(
         bucket_size=bucket,
     )
     stages = [stage if precision == "fp32" else Float16Module(stage.config, stage) for stage in model.stages]
-    tower = _in_ddp(model.tower, config)
+    # in one bucket: megatron-core cuts buckets on the first stage alone, and the stages' copies are summed as they lie
+    tower = _in_ddp(model.tower, config, disable_bucketing=True)
     if tower is not None and parallel_state.get_pipeline_model_parallel_rank() > 0:
         for parameter in tower.parameters():
             parameter.shared = True  # the same weights stand on the first stage: the gradient norm counts them there
@@ -106,10 +107,10 @@ def wrap(
     return replace(wrapped, overlap=Overlap(wrapped.trained_stages, tower)) if overlap else wrapped
 
 
-def _in_ddp(module: Any, config: DistributedDataParallelConfig) -> DistributedDataParallel | None:
+def _in_ddp(module: Any, config: DistributedDataParallelConfig, **options: bool) -> DistributedDataParallel | None:
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return None
-    return DistributedDataParallel(config=module.config, ddp_config=config, module=module)
+    return DistributedDataParallel(config=module.config, ddp_config=config, module=module, **options)
 
 
 def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = "fp32") -> MegatronOptimizer:

@@ -16,6 +16,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import Context, PackedBatch
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training.overlap import overlaps
 
 LAYOUTS = {
     2: {
@@ -25,8 +26,13 @@ LAYOUTS = {
         "pp2 interleaved": {"pp": 2, "vp": 2},
         "cp2": {"cp": 2},
         "dp2": {},
+        "dp2 overlapped": {"overlap": True},
     },
-    4: {"tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True}, "pp2 cp2": {"pp": 2, "cp": 2}},
+    4: {
+        "tp2 pp2 sequence parallel": {"tp": 2, "pp": 2, "sequence_parallel": True},
+        "pp2 cp2": {"pp": 2, "cp": 2},
+        "dp2 pp2 overlapped": {"pp": 2, "overlap": True},
+    },
 }
 EVERYTHING = ["encoder", "connector", "injection", "decoder"]
 CASES: dict[str, tuple[dict[str, Any], list[str], dict[str, str]]] = {
@@ -103,7 +109,7 @@ def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], op
     model = build_model(config, backend.build_context(parallel, **options))
     backend.initialise(model, seed=5)
     model.freeze(train)
-    wrapped = training.wrap(model)
+    wrapped = training.wrap(model, overlap=overlaps(parallel), bucket=2000)
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
