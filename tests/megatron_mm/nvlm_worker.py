@@ -51,6 +51,7 @@ EACH, TAG = 4, 2  # visual tokens of a tile, text tokens of a tag
 
 
 def model_config(injection: dict[str, Any], layers: int = 4) -> ModelConfig:
+    connector = {"layers": 1} if injection["name"] == "cross_attention" else {"hidden": 48}
     return ModelConfig.parse(
         {
             "tiling": {"tile": 28},
@@ -58,7 +59,7 @@ def model_config(injection: dict[str, Any], layers: int = 4) -> ModelConfig:
                 "name": "internvit", "image_size": 28, "patch_size": 7,
                 "layers": 1, "hidden": 32, "heads": 4, "ffn": 64,
             },
-            "connector": {"name": "pixel_shuffle_mlp", "hidden": 48},
+            "connector": {"name": "pixel_shuffle_mlp", **connector},
             "injection": injection if injection["name"] == "inline" else {"gate_init": 0.5, **injection},
             "decoder": {
                 "name": "qwen2", "layers": layers, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96,
