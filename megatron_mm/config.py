@@ -58,11 +58,13 @@ class ModelConfig(Config):
                 where="model.tiling.tile",
                 fix=f"set model.tiling.tile={self.encoder.image_size}",
             )
-        if not self.tiling.thumbnail and self.injection.tags != "none":
+        digits = len(str(self.tiling.max_tiles))
+        if self.injection.tags == "1d" and digits > self.injection.tag_digits:
             raise ConfigError(
-                f"tags {self.injection.tags} name an image's last tile the thumbnail, and tiling makes none",
-                where="model.injection.tags",
-                fix="set model.tiling.thumbnail=true or model.injection.tags=none",
+                f"up to {self.tiling.max_tiles} tiles, and tags of {self.injection.tag_digits} digit(s): those of one "
+                "image would differ in length",
+                where="model.injection.tag_digits",
+                fix=f"set model.injection.tag_digits={digits}",
             )
         return self
 

@@ -41,5 +41,6 @@ def require_stages(layers: int, parallel: Parallel) -> None:
 
 def check_layout(model: ModelConfig, parallel: Parallel) -> None:
     """Raise ConfigError where one of the model's axes cannot be split over `parallel`."""
-    for axis in (model.encoder, model.connector, model.injection, model.decoder):
+    for axis in (model.encoder, model.connector, model.decoder):
         axis.check(parallel)
+    model.injection.check(parallel, model.decoder)

@@ -25,6 +25,7 @@ from .backend.distributed import at_stage
 from .backend.guards import require_schedule
 from .config import AXES, ModelConfig
 from .contracts import BuildContext, PackedBatch
+from .injection.sight import Sight, SightedParams, next_row
 from .tower import VisionTower
 
 
@@ -40,8 +41,7 @@ class LanguageStage(MegatronModule):
         self.vp_stage = ctx.vp_stage
         self.pre_process, self.post_process = ctx.pre_process, ctx.post_process
         self.share_embeddings_and_output_weights = decoder.share_embeddings_and_output_weights
-        if ctx.pre_process:
-            self.injection = model.injection.build(ctx)
+        self.injection = model.injection.build(ctx, model.tokens_per_tile)
         self.decoder = decoder
 
     def forward(self, batch: PackedBatch, *, gather_logits: bool = False, inference_context: Any = None) -> Tensor:
@@ -53,28 +53,37 @@ class LanguageStage(MegatronModule):
         cache.
         """
         mine = own_part(batch) if self.config.context_parallel_size > 1 else batch
-        hidden, extra = self._decoder_input(mine) if self.pre_process else (None, {})
+        context, sight = self._beside(batch, inference_context)
         return self.decoder(
             input_ids=mine.tokens,
             position_ids=batch.position_ids,
             attention_mask=None,
-            decoder_input=hidden,
+            decoder_input=self._decoder_input(mine) if self.pre_process else None,
             labels=_targets(mine) if self.post_process and not gather_logits else None,
-            packed_seq_params=_segments(batch) if inference_context is None else None,
-            extra_block_kwargs=extra,
+            packed_seq_params=_segments(batch, sight) if inference_context is None else None,
+            extra_block_kwargs={} if context is None else {"context": context},
             inference_context=inference_context,
             runtime_gather_output=True if gather_logits else None,
         )
 
-    def _decoder_input(self, batch: PackedBatch) -> tuple[Tensor, dict[str, Any]]:
-        """[s, 1, h] (this rank's part of s under sequence parallelism), and what the injection tells the block."""
+    def _decoder_input(self, batch: PackedBatch) -> Tensor:
+        """[s, 1, h], this rank's part of s under sequence parallelism."""
         hidden = self.decoder.embedding(input_ids=batch.tokens, position_ids=batch.position_ids)
-        extra: dict[str, Any] = {}
-        if batch.visual is not None and len(batch.visual):
-            hidden, extra = self.injection(hidden, batch.visual, batch)
-        if self.config.sequence_parallel:
-            hidden = scatter_to_sequence_parallel_region(hidden)
-        return hidden, extra
+        hidden = self.injection.merge(hidden, batch)
+        return scatter_to_sequence_parallel_region(hidden) if self.config.sequence_parallel else hidden
+
+    def _beside(self, batch: PackedBatch, inference_context: Any) -> tuple[Tensor | None, Sight | None]:
+        """The pack's context, and who sees what of it. A generation keeps both, for the tokens that come after."""
+        if batch.context is not None and batch.tag_values is None and len(batch.context.tag_ids):
+            batch = replace(batch, tag_values=self.embed(batch.context.tag_ids))
+        context, sight = self.injection.beside(batch, own_positions(batch.length).to(batch.tokens.device))
+        if inference_context is not None:
+            inference_context.sight = sight or next_row(getattr(inference_context, "sight", None))
+        return context, sight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text embeddings [t, h] of token ids int64 [t]; on the first pipeline stage."""
+        return self.decoder.embedding(input_ids=ids[None], position_ids=torch.zeros_like(ids)[None])[:, 0]
 
     def set_input_tensor(self, input_tensor: list[Tensor] | Tensor | None) -> None:
         """The hidden states of the stage before, set by megatron-core's schedule."""
@@ -100,28 +109,33 @@ class VisionLanguageModel(nn.Module):
         return self.stages[0].config
 
     def see(self, batch: PackedBatch) -> PackedBatch:
-        """The pack with its tiles turned into visual tokens."""
-        if not len(batch.tiles):
+        """The pack with its tiles turned into visual tokens, where this process' stages want them."""
+        wanted = self.spec.injection.everywhere or self.stages[0].pre_process
+        if not len(batch.tiles) or not wanted:
             return batch
         return replace(batch, visual=self.tower(batch.tiles).values, tiles=batch.tiles[:0])
 
     def forward(self, batch: PackedBatch, **options: Any) -> Tensor:
         """The whole way through one pipeline stage, which is all there is without pipeline parallelism."""
         (stage,) = self.stages
-        return stage(self.see(batch) if stage.pre_process else batch, **options)
+        return stage(self.see(batch), **options)
 
-    def axis(self, name: str) -> list[nn.Module]:
-        """What this process holds of an axis."""
+    def axis(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and weight of what this process holds of an axis. The injection's may stand in the decoder's layers."""
         if name in ("encoder", "connector"):
-            return [getattr(self.tower, name)]
-        return [getattr(stage, name) for stage in self.stages if hasattr(stage, name)]
+            yield from getattr(self.tower, name).named_parameters()
+            return
+        for stage in self.stages:
+            for inside, parameter in stage.get_submodule("decoder").named_parameters():
+                if self.spec.injection.owns(inside) == (name == "injection"):
+                    yield inside, parameter
 
     def freeze(self, train: Iterable[str]) -> None:
         """Train the axes named in `train` (of encoder, connector, injection, decoder) and freeze the others."""
         wanted = set(train)
         for name in AXES:
-            for module in self.axis(name):
-                module.requires_grad_(name in wanted)
+            for _, parameter in self.axis(name):
+                parameter.requires_grad_(name in wanted)
 
     def sharded_state_dict(self) -> dict[str, Any]:
         """Every weight by its global name, which no layout changes; stages apart, since they number layers alike."""
@@ -148,19 +162,19 @@ def build_model(model: ModelConfig, ctx: BuildContext) -> VisionLanguageModel:
 
 
 def own_part(batch: PackedBatch) -> PackedBatch:
-    """What this rank holds of a pack under context parallelism; segments and positions stay the whole pack's."""
+    """What this rank holds of a pack under context parallelism; segments, positions and tiles stay the whole pack's.
+
+    An inline token that stands on another rank gets the place -1.
+    """
     own = own_positions(batch.tokens.shape[1]).to(batch.tokens.device)
     where = torch.full((batch.tokens.shape[1],), -1, device=own.device)
     where[own] = torch.arange(len(own), device=own.device)
-    here = where[batch.visual_index]
     return replace(
         batch,
         tokens=batch.tokens[:, own],
         labels=None if batch.labels is None else batch.labels[:, own],
         loss_weights=batch.loss_weights[:, own],
-        position_ids=batch.position_ids[:, own],
-        visual_index=here[here >= 0],
-        visual=None if batch.visual is None else batch.visual[here >= 0],
+        visual_index=where[batch.visual_index],
     )
 
 
@@ -169,11 +183,15 @@ def _targets(batch: PackedBatch) -> Tensor | None:
     return None if batch.labels is None else batch.labels.clamp(min=0)
 
 
-def _segments(batch: PackedBatch) -> PackedSeqParams:
-    """Where the samples lie. The padded ends are for megatron-core's rotary embedding alone: one run of positions."""
+def _segments(batch: PackedBatch, sight: Sight | None) -> PackedSeqParams:
+    """Where the samples lie, and who sees what of a context.
+
+    The padded ends are for megatron-core's rotary embedding alone: one run of positions.
+    """
     longest = int(batch.cu_seqlens.diff().max())
     whole = torch.tensor([0, batch.position_ids.shape[1]], dtype=torch.int32)
-    return PackedSeqParams(
+    return SightedParams(
+        sight=sight,
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,
         cu_seqlens_kv=batch.cu_seqlens,

@@ -59,7 +59,7 @@ def plant(folder: Path) -> None:
             tokens, targets, tiles = mixture.draw(name, 10 * SHARD)
             columns = (tokens, targets, ends + tiles.offsets[1:], tiles.values)
             for file, column, (_, dtype) in zip(files, columns, SizesOnDisk.FILES, strict=True):
-                file.write(column.astype(dtype).tobytes())
+                file.write(column.astype(dtype.base).tobytes())
             ends += len(tiles.values)
         for file in files:
             file.close()
@@ -111,7 +111,7 @@ def evenness(of: dict[str, SizesOnDisk], length: int) -> dict[str, Any]:
     for rows in itertools.islice(global_batches(recipe(length), of, SEED), STEPS):
         padding.append(1 - rows.tokens.mean() / length)
         squares = np.add.reduceat(rows.items.tokens.astype(np.float64) ** 2, rows.starts)
-        counts = np.add.reduceat(rows.items.images.sums(), rows.starts)
+        counts = np.add.reduceat(rows.items.images.tiles(), rows.starts)
         for dp in (8, 64):
             chosen = assign(squares.tolist(), dp)
             shares = Shares(Grid(dp=dp), [[int(counts[k]) for k in packs] for packs in chosen])

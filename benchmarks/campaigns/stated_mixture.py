@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from megavlm.megatron_mm.data.items import Ragged
-from megavlm.platform.images.tiling import choose_grid, tile_count
+from megavlm.platform.images import image_tiles
 
 WEIGHTS = {"one": 0.5, "several": 0.2, "text": 0.3}
 PER_TILE = 256 + 5
@@ -22,18 +22,18 @@ class StatedMixture:
     def __init__(self, seed: int, images: int = 20_000) -> None:
         self._rng = np.random.default_rng(seed)
         width, height = (np.maximum(1, self._lognormal(images, 800, 0.5)) for _ in range(2))
-        grids = (choose_grid(int(w), int(h), 448, 1, 6) for w, h in zip(width, height, strict=True))
-        self._tiles = np.array([tile_count(*grid, True) for grid in grids], np.int16)
+        cut = (image_tiles(int(w), int(h), 448, 1, 6, True) for w, h in zip(width, height, strict=True))
+        self._images = np.array(list(cut), np.int16)
 
     def _lognormal(self, count: int, median: float, sigma: float) -> np.ndarray:
         return (median * np.exp(sigma * self._rng.standard_normal(count))).astype(np.int64)
 
     def draw(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray, Ragged]:
-        """Tokens and learnt tokens int32 [count], and the tiles of each image, of samples of one set."""
+        """Tokens and learnt tokens int32 [count], and how each image is cut, of samples of one set."""
         images = {"one": np.ones(count, np.int64), "text": np.zeros(count, np.int64)}.get(name)
         if images is None:
             images = self._rng.integers(2, 7, count)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(images)])
-        tiles = Ragged(self._tiles[self._rng.integers(0, len(self._tiles), int(ends[-1]))], ends)
+        tiles = Ragged(self._images[self._rng.integers(0, len(self._images), int(ends[-1]))], ends)
         text = 1 + (self._lognormal(count, 450, 0.9) if name == "text" else self._lognormal(count, 150, 0.8))
-        return (tiles.sums() * PER_TILE + text).astype(np.int32), (text // 2).astype(np.int32), tiles
+        return (tiles.tiles() * PER_TILE + text).astype(np.int32), (text // 2).astype(np.int32), tiles

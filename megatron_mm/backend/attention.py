@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -100,6 +101,19 @@ class SDPAttention(MegatronModule):
                     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
                     outs.append(self._attend(q, k, v, None)[0].transpose(0, 1))
         return torch.cat(outs)
+
+    def attend_samples(self, query: Tensor, key: Tensor, value: Tensor, samples: Sequence[Any]) -> Tensor:
+        """Query [s, heads, d], key and value [c, groups, d] -> [s, heads, d], zeros in rows that see nothing.
+
+        Each of `samples` is (rows int64 [q] of the query, a slice of the keys, bool [q, keys]: which of them are seen).
+        """
+        if not samples:
+            return torch.zeros_like(query)
+        outs = []
+        for rows, keys, seen in samples:
+            q, k, v = (t.transpose(0, 1)[None] for t in (query[rows], key[keys], value[keys]))
+            outs.append(self._attend(q, k, v, seen)[0].transpose(0, 1))
+        return torch.zeros_like(query).index_copy(0, torch.cat([rows for rows, _, _ in samples]), torch.cat(outs))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q [b, heads, sq, d], k and v [b, groups, sk, d] -> [b, heads, sq, d]; mask is True where a key is SEEN."""

@@ -28,7 +28,8 @@ def initialise(model: Any, seed: int) -> None:
     """
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
-            tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(tensor, seed, _drawn_shape(model, tensor)))))
+            shape = _drawn_shape(model, tensor)
+            tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(tensor, seed, shape, _layers(model, tensor)))))
 
 
 def _sharded(values: Any) -> Iterator[ShardedTensor]:
@@ -42,14 +43,14 @@ def _sharded(values: Any) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _draw(tensor: ShardedTensor, seed: int, shape: tuple[int, ...]) -> Tensor:
+def _draw(tensor: ShardedTensor, seed: int, shape: tuple[int, ...], layers: int) -> Tensor:
     """First values float32 of this `shape`: the whole tensor of which `tensor` is a shard, without its padding."""
     constant = getattr(tensor.data, "init_constant", None)
     if constant is None and len(shape) == 1 and not hasattr(tensor.data, "init_std"):
         constant = 0.0 if tensor.key.endswith("bias") else 1.0
     if constant is not None:
         return torch.full(shape, constant)
-    return torch.empty(shape).normal_(0.0, _deviation(tensor, shape), generator=_generator(tensor, seed))
+    return torch.empty(shape).normal_(0.0, _deviation(tensor, shape, layers), generator=_generator(tensor, seed))
 
 
 def _padded(tensor: ShardedTensor, values: Tensor) -> Tensor:
@@ -59,14 +60,13 @@ def _padded(tensor: ShardedTensor, values: Tensor) -> Tensor:
     return whole
 
 
-def _deviation(tensor: ShardedTensor, shape: tuple[int, ...]) -> float:
+def _deviation(tensor: ShardedTensor, shape: tuple[int, ...], layers: int) -> float:
     own = getattr(tensor.data, "init_std", None)
     if own is not None:
         return own
     if any(name in tensor.key for name in TABLES):
         return EMBEDDING_STD
     std = 1 / math.sqrt(math.prod(shape[1:]))
-    layers = tensor.global_shape[0] if tensor.prepend_axis_num else 0
     return std / math.sqrt(2 * layers) if layers and any(name in tensor.key for name in RESIDUAL) else std
 
 
@@ -86,3 +86,10 @@ def _drawn_shape(model: Any, tensor: ShardedTensor) -> tuple[int, ...]:
     """What means something: all, but for a table only the true vocabulary, which padding would change by layout."""
     shape = getattr(tensor.data, "init_shape", tensor.global_shape[tensor.prepend_axis_num :])
     return (model.spec.decoder.vocab, *shape[1:]) if tensor.allow_shape_mismatch else shape
+
+
+def _layers(model: Any, tensor: ShardedTensor) -> int:
+    """Layers of the transformer that a tensor stands in, 0 outside of any. Those that differ are named one by one."""
+    if tensor.prepend_axis_num:
+        return tensor.global_shape[0]
+    return model.spec.decoder.layers if ".layers." in tensor.key else 0

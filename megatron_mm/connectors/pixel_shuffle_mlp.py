@@ -1,10 +1,10 @@
-"""NVLM's and InternVL's connector: pixel shuffle to a quarter of the tokens, then a two-layer MLP."""
+"""NVLM's and InternVL's connector: pixel shuffle to a quarter of the tokens, then an MLP of two layers or one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
@@ -21,11 +21,25 @@ FACTOR = 2  # a block of FACTOR x FACTOR tokens becomes one
 
 
 class PixelShuffleMLP(Config):
-    """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5)."""
+    """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5).
+
+    With one layer, as NVLM-X has: LayerNorm(4c) -> Linear(4c, width).
+    """
 
     name: Literal["pixel_shuffle_mlp"] = "pixel_shuffle_mlp"
-    hidden: PositiveInt  # NVLM-D: the decoder's ffn
+    layers: Literal[1, 2] = 2
+    hidden: PositiveInt | None = None  # between the two layers. NVLM-D and -H: the decoder's ffn
     norm_eps: float = 1e-6  # NVLM's training scripts; the Hugging Face port says 1e-5
+
+    @model_validator(mode="after")
+    def _hidden_between_two(self) -> PixelShuffleMLP:
+        if (self.layers == 2) != (self.hidden is not None):
+            raise ConfigError(
+                f"{self.layers} layer(s) and hidden {self.hidden}",
+                where="connector.hidden",
+                fix="set it to the width between two layers, or layers: 1 and leave it out",
+            )
+        return self
 
     def tokens_per_tile(self, grid: tuple[int, int]) -> int:
         """Visual tokens per tile of `grid` (rows, columns); raises ConfigError for an odd side."""
@@ -41,16 +55,19 @@ class PixelShuffleMLP(Config):
     def parameters(self, channels: int, width: int) -> int:
         """Parameters between `channels` of the encoder and `width` of the decoder."""
         shuffled = channels * FACTOR**2
-        return 2 * shuffled + shuffled * self.hidden + self.hidden * width
+        return 2 * shuffled + self._linears(shuffled, width)
+
+    def _linears(self, shuffled: int, width: int) -> int:
+        return shuffled * width if self.hidden is None else (shuffled + width) * self.hidden
 
     def flops(self, grid: tuple[int, int], channels: int, width: int) -> Flops:
         """Forward FLOPs of one tile."""
-        linears = channels * FACTOR**2 * self.hidden + self.hidden * width
-        return Flops(weights=2.0 * self.tokens_per_tile(grid) * linears)
+        return Flops(weights=2.0 * self.tokens_per_tile(grid) * self._linears(channels * FACTOR**2, width))
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this connector cannot be split over `parallel`."""
-        require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
+        if self.hidden is not None:  # the width of one layer is the decoder's, which has to divide anyway
+            require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
 
     def build(self, ctx: BuildContext, channels: int, width: int) -> PixelShuffleMLPModel:
         """The connector, weights not drawn."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import scatter_to_tensor_model_parallel_region
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from ..backend.specs import modules
@@ -38,20 +40,14 @@ class PixelShuffleMLPModel(MegatronModule):
             num_layers=1,
             num_attention_heads=ctx.parallel.tp,  # there is no attention; TransformerConfig wants tp to divide it
             hidden_size=width,
-            ffn_hidden_size=spec.hidden,
+            ffn_hidden_size=spec.hidden or width,
             activation_func=F.gelu,  # exact
             add_bias_linear=False,
         )
         super().__init__(config=config)
         shuffled = channels * FACTOR**2
-        use = modules(ctx.params_dtype)
         self.norm = nn.LayerNorm(shuffled, eps=spec.norm_eps, dtype=ctx.params_dtype)
-        self.mlp = MLP(
-            config,
-            MLPSubmodules(linear_fc1=use.column, linear_fc2=use.row),
-            input_size=shuffled,
-            ffn_hidden_size=spec.hidden,
-        )
+        self.mlp = OneLayer(config, shuffled) if spec.hidden is None else _two_layers(config, shuffled)
         mark_split_weights(self)
 
     def forward(self, features: list[FeatureMap]) -> VisualTokens:
@@ -61,3 +57,23 @@ class PixelShuffleMLPModel(MegatronModule):
         n, rows, columns, channels = shuffled.shape
         values, _ = self.mlp(self.norm(shuffled.view(-1, 1, channels)))
         return VisualTokens(values.squeeze(1), segments=feature.images.repeat_interleave(rows * columns))
+
+
+def _two_layers(config: TransformerConfig, shuffled: int) -> nn.Module:
+    use = modules(config.params_dtype)
+    linears = MLPSubmodules(linear_fc1=use.column, linear_fc2=use.row)
+    return MLP(config, linears, input_size=shuffled, ffn_hidden_size=config.ffn_hidden_size)
+
+
+class OneLayer(MegatronModule):
+    """One Linear, split over its inputs as the second of two layers is: so the tokens come out whole."""
+
+    def __init__(self, config: TransformerConfig, shuffled: int) -> None:
+        super().__init__(config=config)
+        options = {"bias": False, "skip_bias_add": True, "is_expert": False, "input_is_parallel": True}
+        row = modules(config.params_dtype).row
+        self.linear = row(shuffled, config.hidden_size, config=config, init_method=config.init_method, **options)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """[tokens, 1, 4c] -> [tokens, 1, width], and no bias."""
+        return self.linear(scatter_to_tensor_model_parallel_region(x))

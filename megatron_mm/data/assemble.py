@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .conversation import Encoded
+from .context import ContextArrays, side_by_side
+from .encoded import Encoded
 
 IGNORED = -100  # the label of a position from which nothing is learnt
 GREY = 128
@@ -27,16 +28,6 @@ class Prepared:
         return self.tiles.nbytes + 10 * len(self.encoded.tokens)
 
 
-def blank(tokens: int, tiles: int, tokens_per_tile: int, pixels: np.ndarray, padding: int) -> Prepared:
-    """What stands for a sample that turned out unreadable: as many tokens, places for as many tiles, nothing to learn.
-
-    The sizes must stay, since the packs around it were decided with them. `pixels` are the tiles to show (`grey`).
-    """
-    visual = np.arange(tokens) < tiles * tokens_per_tile
-    ids = np.where(visual, 0, padding).astype(np.int64)
-    return Prepared(Encoded(ids, np.zeros(tokens, bool), visual, tiles), pixels, weight=0.0)
-
-
 def grey(tiles: int, side: int) -> np.ndarray:
     """Tiles that show nothing, uint8 [tiles, 3, side, side]."""
     return np.full((tiles, 3, side, side), GREY, np.uint8)
@@ -47,7 +38,8 @@ class PackArrays:
     """One packed sequence of s positions; the fields of megatron_mm.contracts.PackedBatch without its batch axis.
 
     tokens, labels, position_ids int64 [s]; loss_weights float32 [s]; cu_seqlens int32 [samples + 1], one more where
-    there is padding; tiles uint8 [n, 3, side, side]; visual_index int64 [n * tokens_per_tile].
+    there is padding; tiles uint8 [n, 3, side, side]; visual_index int64 [k * tokens_per_tile]; inline_tiles int64 [k],
+    None for all n; context: None where no tile can be beside the sequence.
     """
 
     tokens: np.ndarray
@@ -57,13 +49,17 @@ class PackArrays:
     cu_seqlens: np.ndarray
     tiles: np.ndarray
     visual_index: np.ndarray
+    inline_tiles: np.ndarray | None = None
+    context: ContextArrays | None = None
 
 
-def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) -> PackArrays:
+def assemble(
+    samples: Sequence[Prepared], length: int, side: int, padding: int, has_context: bool = False
+) -> PackArrays:
     """Put samples one after the other and fill up to `length` with `padding`, a segment of its own.
 
-    The label of a position is the next token of the same sample where that is to be learnt. Raises ValueError when the
-    samples do not fit.
+    The label of a position is the next token of the same sample where that is to be learnt. `has_context`: the samples
+    have contexts, and the pack has one though it be empty. Raises ValueError when the samples do not fit.
     """
     sizes = [len(sample.encoded.tokens) for sample in samples]
     used = sum(sizes)
@@ -76,6 +72,7 @@ def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) 
     per_position = np.repeat(weights, [*sizes, *tail])
     visual = np.concatenate([*(sample.encoded.visual for sample in samples), np.zeros(sum(tail), bool)])
     empty = np.zeros((0, 3, side, side), np.uint8)
+    inline, context = _woven([sample.encoded for sample in samples], length) if has_context else (None, None)
     return PackArrays(
         tokens=tokens,
         labels=labels,
@@ -84,7 +81,16 @@ def assemble(samples: Sequence[Prepared], length: int, side: int, padding: int) 
         cu_seqlens=np.cumsum([0, *sizes, *tail]).astype(np.int32),
         tiles=np.concatenate([empty, *(sample.tiles for sample in samples)]),
         visual_index=np.flatnonzero(visual).astype(np.int64),
+        inline_tiles=inline,
+        context=context,
     )
+
+
+def _woven(samples: Sequence[Encoded], length: int) -> tuple[np.ndarray, ContextArrays]:
+    """The tiles of a pack whose tokens stand in its sequence, and the context of the others."""
+    tiles = [sample.tiles for sample in samples]
+    context = side_by_side([sample.context for sample in samples if sample.context is not None], tiles, length)
+    return np.delete(np.arange(sum(tiles)), context.tiles), context
 
 
 def normalised(arrays: PackArrays, how: str) -> PackArrays:

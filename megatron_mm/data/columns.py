@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -27,12 +27,12 @@ class Sizes(Protocol):
         """int32 [last - first]: tokens to learn."""
 
     def images(self, first: int, last: int) -> Ragged:
-        """Tiles of each image, sample by sample."""
+        """How each image is cut, sample by sample."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SizesInMemory:
-    """A small set's sizes, or made-up ones. images: tiles of each image of each sample."""
+    """A small set's sizes, or made-up ones. all_images: how each image of each sample is cut."""
 
     starts: np.ndarray
     all_tokens: np.ndarray
@@ -53,11 +53,11 @@ class SizesInMemory:
 class SizesOnDisk:
     """The files that `measured.py` writes. Ranges are read, not mapped: mapped pages would count as memory held."""
 
-    FILES = (
-        ("tokens.i32", np.int32),
-        ("targets.i32", np.int32),
-        ("images.ends.i64", np.int64),
-        ("images.i16", np.int16),
+    FILES: ClassVar[tuple[tuple[str, np.dtype[Any]], ...]] = (
+        ("tokens.i32", np.dtype(np.int32)),
+        ("targets.i32", np.dtype(np.int32)),
+        ("images.ends.i64", np.dtype(np.int64)),
+        ("images.3xi16", np.dtype((np.int16, 3))),
     )
 
     def __init__(self, folder: Path, starts: np.ndarray) -> None:
@@ -76,9 +76,7 @@ class SizesOnDisk:
 
     def _read(self, which: int, first: int, last: int) -> np.ndarray:
         name, dtype = self.FILES[which]
-        size = np.dtype(dtype).itemsize
-        found = np.fromfile(self._folder / name, dtype, count=last - first, offset=first * size)
-        return found.astype(dtype, copy=False)
+        return np.fromfile(self._folder / name, dtype, count=last - first, offset=first * dtype.itemsize)
 
 
 def usable(sizes: Sizes, capacity: int) -> int:

@@ -7,122 +7,105 @@ separate pieces can tokenise differently.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
-
 from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.images import ImageTiles, TilePlace, places
 
+from ..injection.tags import Placement
+from .encoded import Encoded, Parts
 from .samples import Message
-from .templates.base import Piece, Special, Template, Text
+from .templates.base import Image, Piece, Special, Template, Text
 from .tokenizer import TextTokenizer
-
-VISUAL_ID = 0  # stands under a visual token; the model overwrites its embedding
-
-TilePrefix = Callable[[int, int], str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """One conversation as token ids.
-
-    tokens int64 [n]; target bool [n], True where the token is to be learnt (as the label of the position before it);
-    visual bool [n], True where a tile's visual token stands; tiles: how many tiles those make.
-    """
-
-    tokens: np.ndarray
-    target: np.ndarray
-    visual: np.ndarray
-    tiles: int
 
 
 class Chat:
-    """A template bound to a tokenizer and to what one tile costs.
+    """A template bound to a tokenizer, and to where the tiles of an image go and what they cost.
 
-    tile_prefix(tile_index, tile_count) is the text before a tile's tokens ("" for none); tokens_per_tile counts its
-    visual tokens. Raises ConfigError, naming it, when the tokenizer lacks a token of the template.
+    placement(place): a tile's tag, and whether tag and visual tokens stand in the sequence; thumbnail: whether the
+    tiling makes thumbnails; has_context: whether tiles can be beside the sequence. Raises ConfigError, naming it, when
+    the tokenizer lacks a token of the template.
     """
 
     def __init__(
-        self, template: Template, tokenizer: TextTokenizer, tile_prefix: TilePrefix, tokens_per_tile: int
+        self,
+        template: Template,
+        tokenizer: TextTokenizer,
+        placement: Callable[[TilePlace], Placement],
+        thumbnail: bool,
+        tokens_per_tile: int,
+        has_context: bool = False,
     ) -> None:
-        self._template, self._tokenizer, self._tile_prefix = template, tokenizer, tile_prefix
-        self.tokens_per_tile = tokens_per_tile
+        self._template, self._tokenizer = template, tokenizer
+        self.tokens_per_tile, self.has_context = tokens_per_tile, has_context
+        self._placed = functools.lru_cache(256)(lambda image: [placement(each) for each in places(image, thumbnail)])
         self._special = {token: _id_of(token, template, tokenizer) for token in template.special_tokens()}
         end = template.end()
         ids = [self._special[end.token]] if isinstance(end, Special) else tokenizer.encode_after(end.text, False)
         self.stop = ids[-1]  # the token that ends an answer
 
-    def encode(self, messages: Sequence[Message], tile_counts: Sequence[int]) -> Encoded:
-        """Encode whole turns. tile_counts[k] is the number of tiles (thumbnail included) of the k-th image.
+    def encode(self, messages: Sequence[Message], images: Sequence[ImageTiles]) -> Encoded:
+        """Encode whole turns; images[k] is how the k-th image is cut.
 
         Raises ValueError when there are not as many images as marks.
         """
-        return self._encode(self._template.pieces(messages), tile_counts)
+        return self._encode(self._template.pieces(messages), images)
 
-    def prompt(self, messages: Sequence[Message], tile_counts: Sequence[int]) -> Encoded:
+    def prompt(self, messages: Sequence[Message], images: Sequence[ImageTiles]) -> Encoded:
         """The same, ending with an open assistant turn, for generation to go on from."""
-        return self._encode(self._template.prompt(messages), tile_counts)
+        return self._encode(self._template.prompt(messages), images)
 
-    def _encode(self, pieces: Iterable[Piece], tile_counts: Sequence[int]) -> Encoded:
-        parts, images = _Parts(self._tokenizer), iter(tile_counts)
+    def blank(self, images: Sequence[ImageTiles], length: int) -> Encoded:
+        """What stands for a sample whose text is not known: nothing to learn, and places for the tiles of its images.
+
+        They are as many in the sequence and in the context, with the same tags there, so that all sizes stay.
+        """
+        parts = Parts(self._tokenizer)
+        for placed in (each for image in images for each in self._placed(image)):
+            if placed.inline:
+                parts.tile(self.tokens_per_tile)
+            else:
+                parts.hidden_tile("" if placed.tag_inline else placed.tag, since=0)
+        return parts.encoded(self.has_context).padded(length, self._tokenizer.padding)
+
+    def _encode(self, pieces: Iterable[Piece], images: Sequence[ImageTiles]) -> Encoded:
+        parts, left = Parts(self._tokenizer), iter(images)
         for piece in pieces:
             if isinstance(piece, Text):
                 parts.text(piece.text, piece.learn)
             elif isinstance(piece, Special):
-                parts.special(self._special[piece.token], piece)
+                parts.special(self._special[piece.token], piece.learn, piece.begins)
             else:
-                self._image(parts, images, len(tile_counts))
-        if next(images, None) is not None:
-            raise ValueError(f"{len(tile_counts)} images, and fewer marks")
-        return parts.encoded()
+                self._image(parts, _next(left, len(images)), piece)
+        if next(left, None) is not None:
+            raise ValueError(f"{len(images)} images, and fewer marks")
+        return parts.encoded(self.has_context)
 
-    def _image(self, parts: _Parts, counts: Iterator[int], images: int) -> None:
-        tiles = next(counts, None)
-        if tiles is None:
-            raise ValueError(f"{images} images, and more marks")
-        for index in range(tiles):
-            parts.text(self._tile_prefix(index, tiles), learn=False)
-            parts.tile(self.tokens_per_tile)
+    def _image(self, parts: Parts, image: ImageTiles, frame: Image) -> None:
+        """Its frame, tags and tiles. The frame's start and the first tag are one text where the tag's tile stands in
+        the sequence, as vLLM writes NVLM-D's prompts; a tag that looks at a tile beside it is a text of its own."""
+        begin, before = parts.length, frame.start
+        for tag, tag_inline, inline in self._placed(image):
+            if inline:
+                parts.text(before + (tag if tag_inline else ""))
+                parts.tile(self.tokens_per_tile)
+                before = ""
+            elif tag and tag_inline:
+                parts.text(before)
+                parts.named_tile(tag)
+                before = ""
+            else:
+                parts.hidden_tile(tag, since=begin)
+        parts.text(before)
+        parts.text(frame.end)
 
 
-class _Parts:
-    """Runs of tokens being collected, each learnt or not, visual or not, and what the next text comes after."""
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._runs: list[list[int]] = []
-        self._learnt: list[bool] = []
-        self._seen: list[bool] = []
-        self._after_special: bool | None = None  # None: a text would begin here
-
-    def text(self, text: str, learn: bool) -> None:
-        if not text:
-            return
-        begins, special = self._after_special is None, bool(self._after_special)
-        self._add(self._tokenizer.encode(text) if begins else self._tokenizer.encode_after(text, special), learn)
-        self._after_special = False
-
-    def special(self, token: int, piece: Special) -> None:
-        self._add([token], piece.learn)
-        self._after_special = None if piece.begins else True
-
-    def tile(self, tokens: int) -> None:
-        self._add([VISUAL_ID] * tokens, learn=False, visual=True)
-        self._after_special = None  # LLaVA's code tokenises what follows an image as a text of its own
-
-    def _add(self, ids: list[int], learn: bool, visual: bool = False) -> None:
-        self._runs.append(ids)
-        self._learnt.append(learn)
-        self._seen.append(visual)
-
-    def encoded(self) -> Encoded:
-        tokens = np.fromiter(itertools.chain.from_iterable(self._runs), np.int64)
-        lengths = [len(run) for run in self._runs]
-        target, visual = np.repeat(np.array([self._learnt, self._seen], bool), lengths, axis=1)
-        return Encoded(tokens, target, visual, sum(self._seen))
+def _next(images: Iterator[ImageTiles], count: int) -> ImageTiles:
+    found = next(images, None)
+    if found is None:
+        raise ValueError(f"{count} images, and more marks")
+    return found
 
 
 def _id_of(token: str, template: Template, tokenizer: TextTokenizer) -> int:

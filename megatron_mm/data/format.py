@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-FORMAT = 2
+FORMAT = 3
 ROWS_PER_PART = 1 << 18  # of one file
 ROWS_PER_BLOCK = 1 << 12  # of one Arrow record batch in it
 
@@ -15,7 +15,7 @@ HEAD, SETS, BATCHES, REJECTED = "manifest.json", "sets.json", "batches.i64", "re
 ROW = pa.schema([
     ("set", pa.list_(pa.int16())), ("index", pa.list_(pa.int64())), ("epoch", pa.list_(pa.int32())),
     ("tokens", pa.list_(pa.int32())), ("targets", pa.list_(pa.int32())), ("weight", pa.list_(pa.float32())),
-    ("images", pa.list_(pa.list_(pa.int16()))), ("substitute", pa.list_(pa.int64())),
+    ("images", pa.list_(pa.list_(pa.list_(pa.int16(), 3)))), ("substitute", pa.list_(pa.int64())),
 ])  # fmt: skip
 
 LEFT_OUT = pa.schema([

@@ -12,7 +12,10 @@ NONE = -1  # no substitute
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Lists of int16 side by side: list i is values[offsets[i]:offsets[i + 1]]. offsets int64 [n + 1], from 0."""
+    """Lists of images side by side: list i is values[offsets[i]:offsets[i + 1]].
+
+    values int16 [images, 3]: tiles, columns and rows of each (`ImageTiles`); offsets int64 [n + 1], from 0.
+    """
 
     values: np.ndarray
     offsets: np.ndarray
@@ -20,13 +23,13 @@ class Ragged:
     @classmethod
     def empty(cls) -> Ragged:
         """No lists."""
-        return cls(np.zeros(0, np.int16), np.zeros(1, np.int64))
+        return cls(np.zeros((0, 3), np.int16), np.zeros(1, np.int64))
 
     @classmethod
     def concat(cls, parts: Sequence[Ragged]) -> Ragged:
         """The lists of all parts, part after part."""
         counts = np.concatenate([np.zeros(1, np.int64), *(part.counts for part in parts)])
-        return cls(np.concatenate([np.zeros(0, np.int16), *(part.values for part in parts)]), np.cumsum(counts))
+        return cls(np.concatenate([np.zeros((0, 3), np.int16), *(part.values for part in parts)]), np.cumsum(counts))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,9 +46,13 @@ class Ragged:
         inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         return Ragged(self.values[np.repeat(self.offsets[:-1][which], counts) + inside], offsets)
 
-    def sums(self) -> np.ndarray:
-        """int64 [n]: the sum of each list."""
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.values, dtype=np.int64)])
+    def tiles(self) -> np.ndarray:
+        """int64 [n]: the tiles of each list's images together."""
+        return self.sums(self.values[:, 0])
+
+    def sums(self, of: np.ndarray) -> np.ndarray:
+        """int64 [n]: for each list the sum of `of`, a number for each image."""
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(of, dtype=np.int64)])
         return ends[self.offsets[1:]] - ends[self.offsets[:-1]]
 
 
@@ -54,8 +61,8 @@ class Items:
     """Samples drawn, as columns of one length.
 
     set int16: number of the set; index int64: number of the sample there; epoch int32: which pass over the set;
-    tokens, targets int32; images: tiles of each image, thumbnail included; substitute int64: the sample of the same set
-    that takes its place when it turns out unreadable, or NONE.
+    tokens, targets int32; images: how each image is cut; substitute int64: the sample of the same set that takes its
+    place when it turns out unreadable, or NONE.
     """
 
     set: np.ndarray

@@ -23,10 +23,11 @@ from megavlm.platform.images import decode_tiles
 from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig
-from ..contracts import PackedBatch, StepBatch
+from ..contracts import Context, PackedBatch, StepBatch
 from .amounts import amounts
-from .assemble import PackArrays, Prepared, assemble, blank, grey, normalised
+from .assemble import PackArrays, Prepared, assemble, grey, normalised
 from .build import StageData
+from .context import ContextArrays
 from .manifest import Entry, Manifest, Pack
 from .measure import template
 from .samples import TEXT_FIELDS, BadSample, image_fields, read_messages
@@ -61,7 +62,7 @@ class PackLoader:
     ) -> None:
         self._normalisation, self._skips = normalisation, skips
         self._manifest, self._sets, self._report = manifest, sets, report
-        self._chat = template(model, tokenizer, chat)
+        self._chat, self._everywhere = template(model, tokenizer, chat), model.injection.everywhere
         self._tiling, self._padding = model.tiling, tokenizer.padding
         self._nothing = np.zeros((0, 3, self._tiling.tile, self._tiling.tile), np.uint8)
         self._cache = _Cache(CACHE_BYTES)
@@ -73,7 +74,8 @@ class PackLoader:
         number of a replica's packs a multiple of `micro_batches_of`, and at least one."""
         packs = self._manifest.batch(number)
         replicas = assign([cost(pack) for pack in packs], seat.grid.dp)
-        shares = Shares(seat.grid, [[packs[k].tiles for k in chosen] for chosen in replicas])
+        counts = [[packs[k].tiles for k in chosen] for chosen in replicas]
+        shares = Shares(seat.grid, counts, self._everywhere)
         problems: list[Problem] = []
         ordered = [packs[k] for chosen in replicas for k in chosen]
         tiles = self._tiles(ordered, shares.decodes(seat.member, seat.tp, seat.tp_rank), problems)
@@ -114,11 +116,12 @@ class PackLoader:
         return self._assembled(samples)
 
     def _assembled(self, samples: Sequence[Prepared]) -> PackedBatch:
-        arrays = assemble(samples, self._manifest.sequence_length, self._tiling.tile, self._padding)
+        length, tile = self._manifest.sequence_length, self._tiling.tile
+        arrays = assemble(samples, length, tile, self._padding, self._chat.has_context)
         return to_torch(normalised(arrays, self._normalisation))
 
     def _blank(self, entry: Entry) -> Prepared:
-        return blank(entry.tokens, entry.tiles, self._chat.tokens_per_tile, self._nothing, self._padding)
+        return Prepared(self._chat.blank(entry.images, entry.tokens), self._nothing, weight=0.0)
 
     def _encoded(self, entry: Entry) -> Prepared:
         """A sample's tokens; raises InputError (with a `reason`) when it is not as packed."""
@@ -209,9 +212,15 @@ def cost(pack: Pack) -> float:
 
 def to_torch(arrays: PackArrays) -> PackedBatch:
     """Add the batch axis of one and hand the arrays over without a copy."""
-    with_batch_axis = ("tokens", "labels", "loss_weights", "position_ids")
-    tensors: dict[str, Any] = {f.name: torch.from_numpy(getattr(arrays, f.name)) for f in dataclasses.fields(arrays)}
-    return PackedBatch(**tensors | {name: tensors[name][None] for name in with_batch_axis})
+    tensors = _tensors(arrays, ("tokens", "labels", "loss_weights", "position_ids"))
+    context = None if arrays.context is None else Context(**_tensors(arrays.context, ("tags",)))
+    return PackedBatch(**tensors, context=context)
+
+
+def _tensors(arrays: PackArrays | ContextArrays, with_batch_axis: Sequence[str]) -> dict[str, Any]:
+    values = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
+    tensors = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+    return tensors | {name: tensors[name][None] for name in with_batch_axis}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +238,7 @@ def _images(packs: Sequence[Pack]) -> Iterator[_Image]:
     start = 0
     for pack in packs:
         for place, entry in enumerate(pack.entries):
-            for number, end in enumerate(accumulate(entry.images, initial=start)):
+            for number, end in enumerate(accumulate((image.tiles for image in entry.images), initial=start)):
                 if number:
                     yield _Image(pack.row, place, entry, number - 1, range(start, end))
                     start = end

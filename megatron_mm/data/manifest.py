@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.images import ImageTiles
 from megavlm.platform.shards import ShardReader
 from megavlm.platform.shards.reader import HELD
 
@@ -46,13 +47,13 @@ class Entry:
     tokens: int
     targets: int
     weight: float
-    images: tuple[int, ...]  # tiles of each image, thumbnail included
+    images: tuple[ImageTiles, ...]  # how each image is cut
     substitute: int
 
     @property
     def tiles(self) -> int:
         """Tiles of all its images."""
-        return sum(self.images)
+        return sum(image.tiles for image in self.images)
 
 
 def substitute(entry: Entry) -> Entry | None:
@@ -157,7 +158,8 @@ class Manifest:
         packs = []
         for k, told in enumerate(block.to_pylist()):
             columns = [told[name] for name in ("index", "epoch", "tokens", "targets", "weight")]
-            columns = [[names[number] for number in told["set"]], *columns, map(tuple, told["images"])]
+            images = (tuple(ImageTiles(*image) for image in each) for each in told["images"])
+            columns = [[names[number] for number in told["set"]], *columns, images]
             entries = map(Entry, *columns, told["substitute"])
             packs.append(Pack(row + k, batch, tuple(entries)))
         return packs

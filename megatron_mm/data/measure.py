@@ -9,8 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images.decode import probe
-from megavlm.platform.images.tiling import choose_grid, tile_count
+from megavlm.platform.images import ImageTiles, image_tiles, probe
 from megavlm.platform.shards import Sample, ShardReader
 
 from ..config import DataConfig, ModelConfig, Tiling
@@ -33,7 +32,7 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A shard's samples: int32 [samples] of tokens (0 where rejected) and of tokens to learn, and tiles by image."""
+    """A shard's samples: int32 [samples] of tokens (0 where rejected) and of those to learn, and how images are cut."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -42,18 +41,18 @@ class Measured:
 
 
 def template(model: ModelConfig, tokenizer: TextTokenizer, written: Template) -> Chat:
-    """A recipe's template for a model and its tokenizer: with its tile tags and its tokens per tile."""
-    return Chat(written, tokenizer, model.injection.tile_prefix, model.tokens_per_tile)
+    """A recipe's template for a model and its tokenizer: with what its tiles are called and where they go."""
+    placement, has_context = model.injection.placement, model.injection.has_context
+    return Chat(written, tokenizer, placement, model.tiling.thumbnail, model.tokens_per_tile, has_context)
 
 
-def tiles_of(image: bytes, tiling: Tiling) -> int:
-    """How many tiles an encoded image becomes, thumbnail included, from its header; raises BadSample."""
+def tiles_of(image: bytes, tiling: Tiling) -> ImageTiles:
+    """How an encoded image will be cut, from its header; raises BadSample."""
     try:
         info = probe(image)
     except InputError as error:
         raise BadSample(f"image_{getattr(error, 'reason', 'unreadable')}", str(error)) from None
-    grid = choose_grid(info.width, info.height, tiling.tile, tiling.min_tiles, tiling.max_tiles)
-    return tile_count(*grid, tiling.thumbnail)
+    return image_tiles(info.width, info.height, tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Measure:
         reader = ShardReader(tar)
         chat, tiling = _tools(self)
         sizes = np.zeros((2, len(reader)), np.int32)
-        images: list[tuple[int, ...]] = [()] * len(reader)
+        images: list[list[ImageTiles]] = [[]] * len(reader)
         rejected = []
         for number in range(len(reader)):
             sample = reader.read(number)
@@ -83,16 +82,16 @@ class Measure:
                 rejected.append(Rejected(first + number, sample.key, error.reason, error.what))
             tick()
         ends = np.cumsum([0, *map(len, images)], dtype=np.int64)
-        values = np.array([tiles for each in images for tiles in each], np.int16)
-        return Measured(sizes[0], sizes[1], Ragged(values, ends), rejected)
+        values = np.array([image for each in images for image in each], np.int16)
+        return Measured(sizes[0], sizes[1], Ragged(values.reshape(-1, 3), ends), rejected)
 
 
-def _size(sample: Sample, chat: Chat, tiling: Tiling) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Tiles of each image, and (tokens, tokens to learn)."""
+def _size(sample: Sample, chat: Chat, tiling: Tiling) -> tuple[list[ImageTiles], tuple[int, int]]:
+    """How each image is cut, and (tokens, tokens to learn)."""
     conversation = read_conversation(sample)
-    counts = tuple(tiles_of(image, tiling) for image in conversation.images)
-    encoded = chat.encode(conversation.messages, counts)
-    return counts, (len(encoded.tokens), int(encoded.target.sum()))
+    images = [tiles_of(image, tiling) for image in conversation.images]
+    encoded = chat.encode(conversation.messages, images)
+    return images, (len(encoded.tokens), int(encoded.target.sum()))
 
 
 @functools.lru_cache(1)

@@ -1,6 +1,6 @@
 """A set's sizes, measured once: shard by shard in many processes, kept in files, and never measured again.
 
-    FOLDER/SET-KEY/  tokens.i32  targets.i32  images.ends.i64  images.i16  rejected.jsonl  progress.i64  done
+    FOLDER/SET-KEY/  tokens.i32  targets.i32  images.ends.i64  images.3xi16  rejected.jsonl  progress.i64  done
 
 The key stands for all that decides the sizes: the set's contents, tokenizer, template, tiling and tags. Shards are
 appended in their order, so that a killed measurement goes on with the shard it came to.
@@ -35,7 +35,7 @@ from megavlm.platform.storage import write_atomic
 from .columns import PIECE, SizesOnDisk
 from .measure import Measure, Measured
 
-VERSION = 1  # raised when the same ingredients give other sizes
+VERSION = 2  # raised when the same ingredients give other sizes
 SYNC_SECONDS = 2.0  # of work, at most, are lost when it is killed
 ALONE = 5000  # samples below which starting processes takes longer than measuring
 
@@ -132,7 +132,7 @@ class _Files:
         self._files = [(folder / name).open("ab") for name in names]
         for file, length in zip(self._files, sure[1:].tolist(), strict=True):
             file.truncate(length)
-        self._images = int(sure[4]) // 2
+        self._images = int(sure[4]) // SizesOnDisk.FILES[3][1].itemsize
         self._synced = time.monotonic()
 
     def _sure(self, folder: Path, names: list[str]) -> np.ndarray:
@@ -149,7 +149,7 @@ class _Files:
         lines = [json.dumps(dataclasses.asdict(line)) + "\n" for line in measured.rejected]
         columns = (measured.tokens, measured.targets, ends, measured.images.values)
         for file, column, (_, dtype) in zip(self._files, columns, SizesOnDisk.FILES, strict=False):
-            file.write(column.astype(dtype, copy=False).tobytes())
+            file.write(column.astype(dtype.base, copy=False).tobytes())
         self._files[-1].write("".join(lines).encode())
         self._images += len(measured.images.values)
         self.shards += 1

@@ -54,6 +54,7 @@ class Shares:
 
     grid: Grid
     counts: Sequence[Sequence[int]]
+    everywhere: bool = False  # every pipeline stage wants its replica's tiles, not the first alone
 
     @functools.cached_property
     def ends(self) -> list[int]:
@@ -72,10 +73,10 @@ class Shares:
         return range(share * self.total // self.grid.size, (share + 1) * self.total // self.grid.size)
 
     def needs(self, member: int) -> range:
-        """What a member's packs hold: those of its replica on the first pipeline stage, nothing on the others."""
+        """What a member's packs hold: those of its replica on the pipeline stages that want them, else nothing."""
         dp, pp, _ = self.grid.place(member)
         end = self.ends[dp]
-        return range(end - sum(self.counts[dp]), end) if pp == 0 else range(end, end)
+        return range(end - sum(self.counts[dp]), end) if pp == 0 or self.everywhere else range(end, end)
 
     def decodes(self, member: int, tp: int, tp_rank: int) -> range:
         """Of what a member looks at, what one of its tensor-parallel ranks decodes for the others."""

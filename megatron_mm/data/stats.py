@@ -31,7 +31,7 @@ class _Sums:
 
     def add(self, block: pa.RecordBatch) -> None:
         flat = {name: column.flatten() for name, column in zip(block.schema.names, block.columns, strict=True)}
-        tokens, tiles = flat["tokens"].to_numpy(), flat["images"].flatten().to_numpy()
+        tokens, tiles = flat["tokens"].to_numpy(), flat["images"].flatten().flatten().to_numpy()[::3]
         numbers, epochs = flat["set"].to_numpy(), flat["epoch"].to_numpy()
         images = pc.list_value_length(flat["images"]).to_numpy()
         rows = pc.list_parent_indices(block["index"]).to_numpy()

@@ -152,9 +152,8 @@ class ManifestWriter:
 def to_arrow(rows: Rows) -> pa.RecordBatch:
     """Rows as a record batch of ROW; every sample weighs 1."""
     ends = pa.array(np.concatenate([np.zeros(1), rows.ends]).astype(np.int32))
-    images = pa.ListArray.from_arrays(
-        pa.array(rows.items.images.offsets.astype(np.int32)), pa.array(rows.items.images.values)
-    )
+    cut = pa.FixedSizeListArray.from_arrays(pa.array(rows.items.images.values.ravel()), 3)
+    images = pa.ListArray.from_arrays(pa.array(rows.items.images.offsets.astype(np.int32)), cut)
     flat = {name: pa.array(getattr(rows.items, name)) for name in FLAT}
     flat |= {"images": images, "weight": pa.array(np.ones(len(rows.items), np.float32))}
     return pa.record_batch([pa.ListArray.from_arrays(ends, flat[name]) for name in ROW.names], schema=ROW)

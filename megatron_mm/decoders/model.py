@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .llama import RopeScaling
 
 
-def config_of(spec: Decoder, ctx: BuildContext) -> TransformerConfig:
+def config_of(spec: Decoder, ctx: BuildContext, **options: Any) -> TransformerConfig:
     """megatron-core's configuration of this shape."""
     return transformer_config(
         ctx,
@@ -39,6 +39,7 @@ def config_of(spec: Decoder, ctx: BuildContext) -> TransformerConfig:
         activation_func=F.silu,
         add_bias_linear=False,
         add_qkv_bias=spec.qkv_bias,
+        **options,
     )
 
 
@@ -67,7 +68,8 @@ class DecoderModel(GPTModel):
 
 def build(spec: Decoder, ctx: BuildContext, injection: Any) -> DecoderModel:
     """The stage of the decoder that `ctx` names. Embeddings come out whole: the model splits them after injection."""
-    config = config_of(spec, ctx)
+    # layers that differ are named one by one in checkpoints; those alike are one tensor with an axis of layers
+    config = config_of(spec, ctx, hetereogenous_dist_checkpoint=injection.has_context)
     block = TransformerBlockSubmodules(
         layer_specs=injection.layer_specs(_layer_specs(config, ctx), spec), layer_norm=modules(ctx.params_dtype).norm
     )

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import decode, tile_image
+from megavlm.platform.images import ImageTiles, decode, tile_image
 from megavlm.platform.shards import ShardReader
 
 from ..config import Tiling
 from ..data.assemble import Prepared
-from ..data.conversation import Chat, Encoded
+from ..data.conversation import Chat
+from ..data.encoded import Encoded
 from ..data.measure import tiles_of
 from ..data.samples import BadSample, Conversation, Message, read_conversation
 from .predictions import Prediction
@@ -28,12 +29,12 @@ from .predictions import Prediction
 
 @dataclasses.dataclass(frozen=True)
 class ImageRef:
-    """An image of a set: which sample holds it, its place there, the hash of its bytes, the tiles it becomes."""
+    """An image of a set: which sample holds it, its place there, the hash of its bytes, how it is cut."""
 
     sample: int
     place: int
     digest: bytes
-    tiles: int
+    tiles: ImageTiles
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ..backend import device
 from ..backend.context import own_positions
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
-from ..data.assemble import IGNORED, Prepared, assemble, blank, grey
+from ..data.assemble import IGNORED, Prepared, assemble, grey
 from ..data.conversation import Chat
 from ..data.knapsack import best_fit
 from ..data.loader import to_torch
@@ -73,7 +73,8 @@ class Packer:
         """Decode, tile and lay side by side."""
         problems: dict[str, str] = {}
         prepared = [self._prepare(item, problems) for item in items]
-        arrays = assemble(prepared, self.length, self._model.tiling.tile, self._padding)
+        tile, has_context = self._model.tiling.tile, self._chat.has_context
+        arrays = assemble(prepared, self.length, tile, self._padding, has_context)
         labels = torch.from_numpy(arrays.labels).to(device())
         # Without labels the model gives logits instead of losses.
         return Pack(dataclasses.replace(to_torch(arrays), labels=None).to(device()), labels, items, problems)
@@ -84,8 +85,7 @@ class Packer:
         except InputError as error:
             problems[item.id] = getattr(error, "reason", "unreadable")
             encoded = item.encode(self._chat)
-            pixels = grey(encoded.tiles, self._model.tiling.tile)
-            return blank(len(encoded.tokens), encoded.tiles, self._model.tokens_per_tile, pixels, self._padding)
+            return Prepared(encoded, grey(encoded.tiles, self._model.tiling.tile), weight=0.0)
 
 
 def evaluate_suite(

@@ -14,7 +14,7 @@ from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
 from ..data.assemble import Prepared, assemble
 from ..data.loader import to_torch
-from ..data.measure import template
+from ..data.measure import template, tiles_of
 from ..data.samples import IMAGE_MARK, Message
 from ..data.tokenizer import TextTokenizer
 
@@ -39,14 +39,16 @@ def encode_prompt(
     """A batch of the prompt's tokens, ending with an open assistant turn. Raises InputError for an unreadable image."""
     shape = (model.tiling.tile, model.tiling.min_tiles, model.tiling.max_tiles, model.tiling.thumbnail)
     tiles = [tile_image(decode(image), *shape) for image in images]
-    encoded = template(model, tokenizer, data.template).prompt(messages, [len(each) for each in tiles])
+    chat = template(model, tokenizer, data.template)
+    encoded = chat.prompt(messages, [tiles_of(image, model.tiling) for image in images])
     stacked = np.concatenate([np.zeros((0, model.tiling.tile, model.tiling.tile, 3), np.uint8), *tiles])
     prepared = Prepared(encoded, np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=0.0)
-    return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding))
+    return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding, chat.has_context))
 
 
 def next_tokens(tokens: Sequence[int], position: int, like: PackedBatch) -> PackedBatch:
-    """A batch of one more token for each of several samples, all at the same `position`; no images come with it."""
+    """A batch of one more token for each of several samples, all at the same `position`; no images and no context come
+    with it."""
     device, shape = like.tokens.device, (len(tokens), 1)
     return PackedBatch(
         tokens=torch.tensor(tokens, device=device).view(shape),

@@ -4,4 +4,6 @@ from megavlm.platform.registry import Registry
 
 INJECTIONS = Registry("injection", {
     "inline": "megavlm.megatron_mm.injection.inline:Inline",
+    "cross_attention": "megavlm.megatron_mm.injection.cross_attention:CrossAttention",
+    "hybrid": "megavlm.megatron_mm.injection.hybrid:Hybrid",
 })  # fmt: skip

@@ -23,15 +23,18 @@ class Placement(NamedTuple):
     inline: bool
 
 
-def tag(kind: Tags, place: TilePlace) -> str:
-    """The tag of a tile; "" for none. The formats are the paper's; the box of a thumbnail is our guess."""
+def tag(kind: Tags, place: TilePlace, digits: int = 1) -> str:
+    """The tag of a tile; "" for none. The formats are the paper's; the box of a thumbnail is our guess.
+
+    With 2 digits as NVLM's published code names the tiles of larger grids: tags of one image have one length.
+    """
     if kind == "none":
         return ""
     if kind == "2d_box":
         return _box(place)
     if place.thumbnail:
-        return THUMBNAIL
-    return f"<tile_{place.number + 1}>" if kind == "1d" else f"<tile_x{place.column}_y{place.row}>"
+        return THUMBNAIL[:-1] + "0" * (digits - 1) + ">"
+    return f"<tile_{place.number + 1:0{digits}d}>" if kind == "1d" else f"<tile_x{place.column}_y{place.row}>"
 
 
 def _box(place: TilePlace) -> str:

@@ -78,7 +78,7 @@ class Looking:
 
     def see(self, tiles: Tensor) -> list[Tensor]:
         """The tiles that this process decoded, uint8 [n, 3, H, W] -> the visual tokens [tiles * tokens_per_tile, width]
-        of each of its packs; none on later pipeline stages."""
+        of each of its packs; none on pipeline stages that want none."""
         member, shares = self.lookers.member, self.shares
         if shares.total == 0:
             return []
@@ -103,7 +103,7 @@ class Looking:
         total = torch.zeros_like(self._seen)
         mine = self.shares.looks_at(self.lookers.member)
         for run, rows in zip(sends, back.split(self._sizes(sends)), strict=True):
-            self._rows(total, run, mine).add_(rows)  # several context-parallel ranks may have used one tile
+            self._rows(total, run, mine).add_(rows)  # one tile may have been used by several ranks of a replica
         if self._seen.requires_grad:
             with self.own.measure():
                 self._seen.backward(total)
@@ -138,4 +138,5 @@ class Looking:
 
     def _by_pack(self, values: Tensor) -> list[Tensor]:
         dp, pp, _ = self.lookers.seat.grid.place(self.lookers.member)
-        return list(values.split([count * self.each for count in self.shares.counts[dp]])) if pp == 0 else []
+        wanted = pp == 0 or self.shares.everywhere
+        return list(values.split([count * self.each for count in self.shares.counts[dp]])) if wanted else []

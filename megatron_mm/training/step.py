@@ -29,6 +29,7 @@ from ..config import AXES, Optimizer
 from ..contracts import PackedBatch, StepBatch
 from ..data.shares import Shares
 from ..model import VisionLanguageModel, own_part
+from ..tag_texts import TagTexts
 from .encode import Lookers, Looking
 from .overlap import Overlap
 from .schedule import learning_rate
@@ -97,7 +98,8 @@ def wrap(
         bucket_size=bucket,
     )
     stages = [stage if precision == "fp32" else Float16Module(stage.config, stage) for stage in model.stages]
-    tower = _in_ddp(model.tower, config)
+    # in one bucket: megatron-core cuts buckets on the first stage alone, and the stages' copies are summed as they lie
+    tower = _in_ddp(model.tower, config, disable_bucketing=True)
     if tower is not None and parallel_state.get_pipeline_model_parallel_rank() > 0:
         for parameter in tower.parameters():
             parameter.shared = True  # the same weights stand on the first stage: the gradient norm counts them there
@@ -105,10 +107,10 @@ def wrap(
     return replace(wrapped, overlap=Overlap(wrapped.trained_stages, tower)) if overlap else wrapped
 
 
-def _in_ddp(module: Any, config: DistributedDataParallelConfig) -> DistributedDataParallel | None:
+def _in_ddp(module: Any, config: DistributedDataParallelConfig, **options: bool) -> DistributedDataParallel | None:
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return None
-    return DistributedDataParallel(config=module.config, ddp_config=config, module=module)
+    return DistributedDataParallel(config=module.config, ddp_config=config, module=module, **options)
 
 
 def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = "fp32") -> MegatronOptimizer:
@@ -147,9 +149,8 @@ def _overrides(model: VisionLanguageModel, options: Optimizer) -> dict[ParamKey,
     options of one. We set the rates ourselves, so lr_mult is free to number them.
     """
     for axis in options.groups:
-        for module in model.axis(axis):
-            for parameter in module.parameters():
-                setattr(parameter, f"{AXIS}_{axis}", True)
+        for _, parameter in model.axis(axis):
+            setattr(parameter, f"{AXIS}_{axis}", True)
     return {ParamKey(attr=f"{AXIS}_{axis}"): {AXIS: axis, "lr_mult": 2.0 + AXES.index(axis)} for axis in options.groups}
 
 
@@ -170,14 +171,17 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     for part in wrapped.trained:
         part.zero_grad_buffer()
     optimizer.zero_grad()
-    looking = Looking(wrapped.model.tower, wrapped.lookers, batch.shares, wrapped.model.spec.tokens_per_tile)
+    shares = replace(batch.shares, everywhere=wrapped.model.spec.injection.everywhere)
+    looking = Looking(wrapped.model.tower, wrapped.lookers, shares, wrapped.model.spec.tokens_per_tile)
+    tags = TagTexts(wrapped.model)
     with wrapped.overlap.step(_late(wrapped, batch.packs)) if wrapped.overlap else contextlib.nullcontext():
         visual = looking.see(batch.tiles.to(backend.device()))
         here = [pack.to(backend.device()) for pack in batch.packs]
         packs = [replace(pack, visual=values) for pack, values in zip(here, visual, strict=False)]
-        packs += here[len(visual) :]
+        packs = tags.give(packs + here[len(visual) :])
         with looking.own.measure(alone=wrapped.lookers.seat.is_alone):
             losses = run_schedule(wrapped.stages, packs, _weighted(objective, weight), forward_only=False)
+        tags.learn()
         looking.learn()
     _finish_gradients(wrapped)
     updated, norm = update(optimizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .decode import BadImage, ImageInfo, probe
 from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, TileRule, decode, decode_tiles, load_decoder
-from .tiling import ImageTiles, TilePlace, candidate_grids, choose_grid, places, tile_count, tile_image
+from .tiling import ImageTiles, TilePlace, candidate_grids, choose_grid, image_tiles, places, tile_count, tile_image
 
 __all__ = [
     "IMAGE_DECODERS",
@@ -19,6 +19,7 @@ __all__ = [
     "choose_grid",
     "decode",
     "decode_tiles",
+    "image_tiles",
     "load_decoder",
     "places",
     "probe",

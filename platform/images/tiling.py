@@ -84,6 +84,12 @@ def tile_count(cols: int, rows: int, thumbnail: bool) -> int:
     return tiles + 1 if thumbnail and tiles != 1 else tiles
 
 
+def image_tiles(width: int, height: int, tile: int, min_tiles: int, max_tiles: int, thumbnail: bool) -> ImageTiles:
+    """How a width x height image is cut; the other arguments, and what is raised, as for `tile_image`."""
+    columns, rows = choose_grid(width, height, tile, min_tiles, max_tiles)
+    return ImageTiles(tile_count(columns, rows, thumbnail), columns, rows)
+
+
 def tile_image(image: np.ndarray, tile: int, min_tiles: int, max_tiles: int, thumbnail: bool) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> uint8 [n, tile, tile, 3]: the grid row by row, then the thumbnail (if any).
 

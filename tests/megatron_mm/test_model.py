@@ -26,7 +26,7 @@ def model(one_process: BuildContext, tiny_model: Callable[..., ModelConfig]) -> 
 
 
 def weights(model: VisionLanguageModel, axis: str) -> list[torch.nn.Parameter]:
-    return [p for module in model.axis(axis) for p in module.parameters()]
+    return [p for _, p in model.axis(axis)]
 
 
 def test_packed_samples_never_see_each_other(model: VisionLanguageModel, tiny_pack: Callable[..., PackedBatch]) -> None:

@@ -29,19 +29,24 @@ class Special:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """The next image of the sample."""
+    """The next image of the sample, between two texts."""
+
+    start: str = ""
+    end: str = ""
 
 
 Piece = Text | Special | Image
 
 
 class Template(Config):
-    """Base of every template; its fields are its options.
+    """Base of every template; its fields are its options. NVLM writes an image as `<Image>`, its tiles, `</Image>`.
 
     What `prompt` writes of a conversation without its last answer must be how `pieces` begins for the whole of it.
     """
 
     name: str
+    image_start: str = ""  # text before each image, joined with its first tag
+    image_end: str = ""  # text behind it
 
     def pieces(self, messages: Sequence[Message]) -> Iterator[Piece]:
         """Whole turns, as they are trained on: an answer and what ends it are learnt."""
@@ -59,14 +64,13 @@ class Template(Config):
         """What ends an answer."""
         raise NotImplementedError
 
-
-def with_images(text: str, before: str = "", after: str = "") -> Iterator[Piece]:
-    """A user's text with its `<image>` marks as images, between two texts of the template."""
-    parts = text.split(IMAGE_MARK)
-    for number, part in enumerate(parts):
-        if number:
-            yield Image()
-        yield Text((before if number == 0 else "") + part + (after if number == len(parts) - 1 else ""))
+    def with_images(self, text: str, before: str = "", after: str = "") -> Iterator[Piece]:
+        """A user's text with its `<image>` marks as images, between two texts of the template."""
+        parts = text.split(IMAGE_MARK)
+        for number, part in enumerate(parts):
+            if number:
+                yield Image(self.image_start, self.image_end)
+            yield Text((before if number == 0 else "") + part + (after if number == len(parts) - 1 else ""))
 
 
 def with_system(messages: Sequence[Message], system: str) -> tuple[str, list[Message]]:

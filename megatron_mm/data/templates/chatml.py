@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..samples import Message
-from .base import Piece, Special, Template, Text, with_images, with_system
+from .base import Piece, Special, Template, Text, with_system
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -58,6 +58,6 @@ class ChatML(Template):
             yield Text("\n", learn=self.learn_newline)
             return
         yield Special(START)
-        yield from with_images(content, f"{role}\n") if role == "user" else [Text(f"{role}\n{content}")]
+        yield from self.with_images(content, f"{role}\n") if role == "user" else [Text(f"{role}\n{content}")]
         yield Special(END)
         yield Text("\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..samples import Message
-from .base import Piece, Special, Template, Text, with_images, with_system
+from .base import Piece, Special, Template, Text, with_system
 
 BEGIN, START, STOP, END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 
@@ -48,7 +48,7 @@ class Llama3(Template):
             yield Text(content, learn=True)
             yield self.end()
             return
-        yield from with_images(content, "\n\n") if role == "user" else [Text(f"\n\n{content}")]
+        yield from self.with_images(content, "\n\n") if role == "user" else [Text(f"\n\n{content}")]
         yield Special(END)
 
 

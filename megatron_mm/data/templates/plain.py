@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..samples import Message
-from .base import Image, Piece, Special, Template, Text, with_images
+from .base import Image, Piece, Special, Template, Text
 
 
 class Plain(Template):
@@ -23,7 +23,7 @@ class Plain(Template):
         yield from [Special(self.bos, begins=True)] if self.bos else []
         for message in messages:
             if message["role"] == "user":
-                yield from (piece for piece in with_images(message["content"]) if isinstance(piece, Image))
+                yield from (piece for piece in self.with_images(message["content"]) if isinstance(piece, Image))
             elif message["role"] == "assistant":
                 yield Text(message["content"], learn=True)
                 yield self.end()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..samples import Message
-from .base import Piece, Special, Template, Text, with_images, with_system
+from .base import Piece, Special, Template, Text, with_system
 
 BEGIN, END = "<s>", "</s>"
 
@@ -34,7 +34,7 @@ class VicunaV1(Template):
         yield Special(BEGIN, begins=True)
         for turn in turns:
             if turn["role"] == "user":
-                yield from with_images(turn["content"], f"{before}USER: ", " ASSISTANT:")
+                yield from self.with_images(turn["content"], f"{before}USER: ", " ASSISTANT:")
             else:
                 yield Text(f" {turn['content']}", learn=True)
                 yield self.end()

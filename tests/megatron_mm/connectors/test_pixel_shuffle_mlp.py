@@ -12,7 +12,7 @@ from megavlm.megatron_mm.connectors.pixel_shuffle_mlp_model import pixel_shuffle
 from megavlm.megatron_mm.contracts import BuildContext, FeatureMap
 from megavlm.platform.errors import ConfigError
 
-SPEC = PixelShuffleMLP(hidden=24)
+SPEC, ONE = PixelShuffleMLP(hidden=24), PixelShuffleMLP(layers=1)
 
 
 def test_the_published_4x4_table() -> None:
@@ -53,10 +53,34 @@ def test_connector_equals_its_layers(one_process: BuildContext) -> None:
     assert tokens.segments.tolist() == [0] * 4 + [1] * 4
 
 
+def test_one_layer_is_norm_and_linear(one_process: BuildContext) -> None:
+    model = ONE.build(one_process, channels=6, width=10)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.0, 0.5, generator=draw)
+    feature = FeatureMap(torch.randn(16, 6, generator=draw), (4, 4), torch.arange(1), "internvit", -1)
+    x = F.layer_norm(published(feature.tiles).reshape(4, 24), (24,), model.norm.weight, model.norm.bias, 1e-6)
+    torch.testing.assert_close(model([feature]).values, x @ model.mlp.linear.weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": 1, "hidden": 24}])
+def test_a_hidden_width_stands_between_two_layers_alone(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="layer.* and hidden"):
+        PixelShuffleMLP(**options)
+
+
 @pytest.mark.parametrize(
     ("spec", "channels", "width", "stated"),
-    [(SPEC, 6, 10, None), (PixelShuffleMLP(hidden=29568), 3200, 8192, 0.6207e9)],
-    ids=["tiny", "NVLM-D 72B"],
+    [
+        (SPEC, 6, 10, None),
+        (ONE, 6, 10, None),
+        (PixelShuffleMLP(hidden=29568), 3200, 8192, 0.6207e9),
+        (PixelShuffleMLP(hidden=20480), 3200, 7168, 0.4090e9),
+        (ONE, 3200, 8192, 0.105e9),
+        (ONE, 3200, 7168, 0.092e9),
+    ],
+    ids=["tiny", "tiny, one layer", "NVLM-D 72B", "NVLM-D 34B", "NVLM-X 72B", "NVLM-X 34B"],
 )
 def test_parameters(
     one_process: BuildContext, spec: PixelShuffleMLP, channels: int, width: int, stated: float | None
@@ -64,7 +88,7 @@ def test_parameters(
     with torch.device("meta"):
         built = sum(p.numel() for p in spec.build(one_process, channels, width).parameters())
     assert spec.parameters(channels, width) == built
-    assert stated is None or built == pytest.approx(stated, rel=1e-3)
+    assert stated is None or built == pytest.approx(stated, rel=3e-3)
 
 
 def test_tokens_per_tile() -> None:

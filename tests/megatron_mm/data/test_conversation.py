@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, blank, grey
-from megavlm.megatron_mm.data.conversation import Chat, Encoded
+from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, grey
+from megavlm.megatron_mm.data.conversation import Chat
+from megavlm.megatron_mm.data.encoded import Encoded
 from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import SHIPPED, load_tokenizer
+from megavlm.megatron_mm.injection.inline import Inline
+from megavlm.platform.images import ImageTiles
 
 # As Qwen2 publishes it, without its default system prompt.
 TEMPLATE = jinja2.Template(
@@ -27,7 +30,16 @@ def tag(index: int, count: int) -> str:
     return "<tile_global_thumbnail>" if index == count - 1 else f"<tile_{index + 1}>"
 
 
-CHAT = Chat(ChatML(system=""), MINI, tag, PER_TILE)
+def chat(system: str = "") -> Chat:
+    return Chat(ChatML(system=system), MINI, Inline().placement, thumbnail=True, tokens_per_tile=PER_TILE)
+
+
+def row(tiles: int) -> ImageTiles:
+    """An image of so many tiles, the last of them its thumbnail."""
+    return ImageTiles(tiles, max(tiles - 1, 1), 1)
+
+
+CHAT = chat()
 # A leading space or newline would merge with the header's newline in the joined string; markers are tested elsewhere.
 WORDS = st.text(st.characters(blacklist_characters="<|", codec="utf-8"), max_size=20).filter(lambda t: t == t.lstrip())
 TURNS = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3)
@@ -57,7 +69,7 @@ def learnt_spans(messages: list[dict[str, str]]) -> list[tuple[int, int]]:
 def test_tokens_and_mask_are_those_of_the_joined_text(turns: list[tuple[str, str]], system: str) -> None:
     messages = conversation(turns, system)
     joined = WHOLE.encode(TEMPLATE.render(messages=messages), add_special_tokens=False)
-    encoded = Chat(ChatML(system=system), MINI, tag, PER_TILE).encode(conversation(turns), [])
+    encoded = chat(system).encode(conversation(turns), [])
     assert encoded.tokens.tolist() == joined.ids
     spans = learnt_spans(messages)
     expected = [any(start <= a and b <= end and b > start for start, end in spans) for a, b in joined.offsets]
@@ -66,13 +78,13 @@ def test_tokens_and_mask_are_those_of_the_joined_text(turns: list[tuple[str, str
 
 def test_the_conversation_s_own_system_prompt_wins() -> None:
     own = conversation([("a", "b")], "own")
-    other = Chat(ChatML(system="other"), MINI, tag, 1)
+    other = chat("other")
     assert np.array_equal(other.encode(own, []).tokens, CHAT.encode(own, []).tokens)
 
 
 @pytest.mark.parametrize("tiles", [1, 3])
 def test_an_image_is_written_tile_by_tile(tiles: int) -> None:
-    encoded = CHAT.encode(conversation([("<image>\nWhat colour?", "red")]), [tiles])
+    encoded = CHAT.encode(conversation([("<image>\nWhat colour?", "red")]), [row(tiles)])
     wanted = [MINI.id_of("<|im_start|>"), *MINI.encode("user\n")]
     for index in range(tiles):
         wanted += [MINI.id_of(tag(index, tiles)), *[0] * PER_TILE]
@@ -83,8 +95,8 @@ def test_an_image_is_written_tile_by_tile(tiles: int) -> None:
 
 
 def test_a_prompt_is_the_beginning_of_the_whole() -> None:
-    whole = CHAT.encode(conversation([("<image>How many?", "two")]), [2]).tokens
-    prompt = CHAT.prompt(conversation([("<image>How many?", "two")])[:1], [2]).tokens
+    whole = CHAT.encode(conversation([("<image>How many?", "two")]), [row(3)]).tokens
+    prompt = CHAT.prompt(conversation([("<image>How many?", "two")])[:1], [row(3)]).tokens
     assert np.array_equal(whole[: len(prompt)], prompt)
     assert whole[len(prompt) :].tolist() == [*MINI.encode("two"), MINI.id_of("<|im_end|>"), *MINI.encode("\n")]
 
@@ -129,12 +141,12 @@ def test_packed_arrays_are_those_of_a_slow_loop(samples: list[Encoded]) -> None:
 
 
 def test_a_full_pack_has_no_padding_segment() -> None:
-    full = blank(tokens=12, tiles=2, tokens_per_tile=PER_TILE, pixels=grey(2, side=2), padding=9)
+    full = Prepared(CHAT.blank([row(3)], 12), grey(3, side=2), weight=1.0)
     packed = assemble([full], 12, 2, padding=9)
     assert packed.cu_seqlens.tolist() == [0, 12]
-    assert packed.loss_weights.sum() == 0 and len(packed.visual_index) == 2 * PER_TILE
+    assert packed.loss_weights.sum() == 0 and len(packed.visual_index) == 3 * PER_TILE
 
 
 def test_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="12 tokens do not fit 11"):
-        assemble([blank(12, 0, PER_TILE, grey(0, 2), 9)], 11, 2, 9)
+        assemble([Prepared(CHAT.blank([], 12), grey(0, 2), 1.0)], 11, 2, 9)

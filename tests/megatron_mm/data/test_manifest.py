@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from megavlm.megatron_mm.config import Mixture
 from megavlm.megatron_mm.data.build import StageData, build_manifest
@@ -20,6 +24,16 @@ from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.shards import ShardReader
+
+
+def blank_picture(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(out, "png")
+    return out.getvalue()
+
+
+def talk(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def spec_of(recipe: Path, *overrides: str) -> StageData:
@@ -48,13 +62,16 @@ def test_every_pack_is_full_of_whole_samples(make_recipe, tmp_path):
 
 
 def test_tiles_come_from_the_header_alone(make_recipe, tmp_path):
-    manifest = build_manifest(spec_of(make_recipe()), tmp_path / "packs")
+    sizes = {"p0": (28, 28), "p1": (90, 40), "p2": (40, 90), "p3": (40, 90)}
+    vqa = {key: {"jpg": blank_picture(*size), "json": talk("<image>What?", "red")} for key, size in sizes.items()}
+    manifest = build_manifest(spec_of(make_recipe(vqa=vqa)), tmp_path / "packs")
     entries = [entry for row in range(len(manifest)) for entry in manifest[row].entries]
-    tiles = {(entry.set, entry.index): entry.tiles for entry in entries}
+    found = {(entry.set, entry.index): (entry.tiles, *entry.images) for entry in entries}
     # 28x28: one tile, its own thumbnail. 90x40 is nearest to 2:1, 40x90 to 1:2, each with a thumbnail.
-    assert [tiles[which] for which in [("vqa", 0), ("vqa", 1), ("vqa", 2), ("text", 0)]] == [1, 3, 3, 0]
+    cut = [(1, (1, 1, 1)), (3, (3, 2, 1)), (3, (3, 1, 2)), (3, (3, 1, 2))]
+    assert [found["vqa", k] for k in range(4)] == cut and found["text", 0] == (0,)
     spare = {entry.index: substitute(entry).index for entry in entries if entry.set == "vqa" and substitute(entry)}
-    assert spare == {1: 2, 2: 1}  # of as many tiles; the one tile has none like it
+    assert spare == {2: 3, 3: 2}  # of as many tiles, and placed alike
 
 
 def test_the_same_recipe_gives_the_same_rows(make_recipe, tmp_path):
@@ -154,15 +171,15 @@ def test_what_is_no_manifest_says_so(make_recipe, tmp_path):
         Manifest(tmp_path / "packs")
     (tmp_path / "packs.parquet").write_bytes(b"PAR1 nonsense")
     for path in ("packs", "packs.parquet"):
-        with pytest.raises(InputError, match=r"packs.parquet is a pack manifest of format 1, and format 2 is a folder"):
+        with pytest.raises(InputError, match=r"packs.parquet is a pack manifest of format 1, and format 3 is a folder"):
             Manifest(tmp_path / path)
     (tmp_path / "packs.parquet").unlink()
     manifest = build_manifest(spec_of(make_recipe()), tmp_path / "packs")
     (manifest.path / "rows" / "000000.arrow").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="damaged"):
         Manifest(tmp_path / "packs")[0]
-    (manifest.path / "manifest.json").write_text('{"format": 3}')
-    with pytest.raises(InputError, match="of format 3, not 2"):
+    (manifest.path / "manifest.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match="of format 2, not 3"):
         Manifest(tmp_path / "packs")
 
 

@@ -126,4 +126,4 @@ def test_another_length_measures_nothing_and_another_template_does(make_recipe, 
     assert build("stages.only.mixture.sequence_length=128") == build("seed=9") == build() == 0
     assert build("model.tiling.max_tiles=2") == 2
     lines = [json.loads(line) for line in (next((tmp_path / "cache").glob("text-*")) / "rejected.jsonl").open()]
-    assert lines == [] and np.fromfile(next((tmp_path / "cache").glob("vqa-*")) / "images.i16", np.int16).sum() > 0
+    assert lines == [] and np.fromfile(next((tmp_path / "cache").glob("vqa-*")) / "images.3xi16", np.int16).sum() > 0

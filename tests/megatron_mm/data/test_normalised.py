@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, grey, normalised
-from megavlm.megatron_mm.data.conversation import Encoded
+from megavlm.megatron_mm.data.encoded import Encoded
 
 # a sample: turns of (tokens that are not learnt, tokens that are), as header and answer
 samples = st.lists(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), min_size=1, max_size=3), max_size=4)

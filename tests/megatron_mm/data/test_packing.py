@@ -71,7 +71,8 @@ def items(lengths: list[int], pictured: list[bool] | None = None) -> Items:
     """Samples of one set, number k of lengths[k] tokens, with one image where `pictured`."""
     n = len(lengths)
     counts = np.array(pictured or [False] * n, np.int64)
-    images = Ragged(np.ones(int(counts.sum()), np.int16), np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    images = Ragged(np.ones((int(ends[-1]), 3), np.int16), ends)
     small = np.zeros(n, np.int32)
     tokens = np.array(lengths, np.int32)
     return Items(np.zeros(n, np.int16), np.arange(n), small, tokens, small, images, np.full(n, -1))
@@ -146,7 +147,7 @@ def sizes(lengths: list[int], shards: int = 1) -> SizesInMemory:
     n = len(lengths)
     starts = np.linspace(0, n, shards + 1).astype(np.int64)
     tokens = np.array(lengths, np.int32)
-    return SizesInMemory(starts, tokens, tokens // 2, Ragged(np.zeros(0, np.int16), np.zeros(n + 1, np.int64)))
+    return SizesInMemory(starts, tokens, tokens // 2, Ragged(np.zeros((0, 3), np.int16), np.zeros(n + 1, np.int64)))
 
 
 def test_a_global_batch_is_a_draw_from_the_mixture() -> None:

@@ -40,7 +40,7 @@ from megavlm.megatron_mm.data.items import Ragged
 from megavlm.megatron_mm.data.mixture import global_batches
 from megavlm.megatron_mm.data.write import manifest_writer
 tokens = np.random.default_rng(0).integers(20, 60, 100_000).astype(np.int32)
-images = Ragged(np.zeros(0, np.int16), np.zeros(100_001, np.int64))
+images = Ragged(np.zeros((0, 3), np.int16), np.zeros(100_001, np.int64))
 sizes = SizesInMemory(np.arange(0, 100_001, 1000), tokens, tokens, images)
 mixture = Mixture.parse({"weights": {"a": 1}, "sequence_length": 64, "packs_per_batch": 1000})
 with manifest_writer(pathlib.Path(sys.argv[1])) as writer:
@@ -70,7 +70,7 @@ def grown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     zeros = np.zeros(ROWS_PER_PART + 1, np.int64)
     sizes = SizesInMemory(zeros[:1].repeat(2) + [0, ROWS_PER_PART], np.full(ROWS_PER_PART, 7, np.int32),
-                          np.full(ROWS_PER_PART, 3, np.int32), Ragged(np.zeros(0, np.int16), zeros))  # fmt: skip
+                          np.full(ROWS_PER_PART, 3, np.int32), Ragged(np.zeros((0, 3), np.int16), zeros))  # fmt: skip
     mixture = Mixture.parse({"weights": {"a": 1}, "sequence_length": 8, "packs_per_batch": 256, "pack": False})
     shards = pa.table([["0.tar"], [ROWS_PER_PART], ["0"]], schema=SHARDS)
     with manifest_writer(folder / "real") as writer:
@@ -137,7 +137,7 @@ def test_packs_are_full_and_work_is_even(length, monkeypatch):
         padding.append(1 - rows.tokens.mean() / length)
         kinds.append(np.bincount(rows.items.set) / len(rows.items))
         squares = np.add.reduceat(rows.items.tokens.astype(np.int64) ** 2, rows.starts)
-        counts = np.add.reduceat(rows.items.images.sums(), rows.starts)
+        counts = np.add.reduceat(rows.items.images.tiles(), rows.starts)
         for dp in (8, 64):
             chosen = assign(squares.astype(float).tolist(), dp)
             # A decoder of 0.5B (Qwen2's), in which attention weighs more than in larger ones.

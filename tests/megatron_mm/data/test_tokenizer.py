@@ -14,6 +14,7 @@ from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import SHIPPED, load_tokenizer
 from megavlm.megatron_mm.data.tokenizers.build_mini import build
+from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.platform.demo.rendering import COLOURS, FRAMES, WEAVES
 from megavlm.platform.demo.tasks import QUESTIONS
 from megavlm.platform.errors import ConfigError, InputError
@@ -77,7 +78,7 @@ def test_a_tokenizer_without_a_template_s_token_is_refused_by_name(tmp_path: Pat
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"no token '<\|im_start\|>', which template 'chatml' needs"):
-        Chat(ChatML(), load_tokenizer(str(tmp_path)), lambda index, count: "", 4)
+        Chat(ChatML(), load_tokenizer(str(tmp_path)), Inline().placement, True, 4)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"text"'])

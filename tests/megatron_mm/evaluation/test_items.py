@@ -12,10 +12,11 @@ from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.evaluation.items import read_items
+from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.platform.errors import InputError
 
 TILING = Tiling(tile=56, max_tiles=4)
-CHAT = Chat(ChatML(), load_tokenizer("mini"), lambda index, count: f"<tile_{index + 1}>", tokens_per_tile=4)
+CHAT = Chat(ChatML(), load_tokenizer("mini"), Inline().placement, thumbnail=True, tokens_per_tile=4)
 
 
 def test_reads_items_and_lists_bad_ones_with_their_reason(ask: Callable, picture: Callable, held_out: Callable) -> None:
@@ -58,7 +59,7 @@ def test_blind_control_shows_every_item_another_image_always_the_same(
         assert (before.id, before.expected, before.messages) == (after.id, after.expected, after.messages)
     assert blind[5] == plain[5]
     assert blind == read_items(reader, TILING, shuffle_images=True)[0]
-    assert {item.images[0].tiles for item in blind[:5]} == {1, 4}  # the tiles go with the image
+    assert {item.images[0].tiles for item in blind[:5]} == {(1, 1, 1), (4, 3, 1)}  # the tiles go with the image
 
 
 def test_one_image_cannot_be_exchanged(ask: Callable, picture: Callable, held_out: Callable) -> None:

@@ -1,4 +1,4 @@
-"""Inline injection: tags as published, tokens at their places."""
+"""Inline injection: tokens at their places, all tiles' or some."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ import pytest
 import torch
 
 from megavlm.megatron_mm.contracts import PackedBatch
-from megavlm.megatron_mm.injection.inline import Inline
-from megavlm.megatron_mm.injection.inline_model import InlineInjection
+from megavlm.megatron_mm.injection.model import Injected
 from megavlm.platform.errors import InputError
-
-
-@pytest.mark.parametrize(
-    ("tiles", "tags"),
-    [
-        (1, ["<tile_global_thumbnail>"]),
-        (3, ["<tile_1>", "<tile_2>", "<tile_global_thumbnail>"]),
-        (7, [*(f"<tile_{k}>" for k in range(1, 7)), "<tile_global_thumbnail>"]),
-    ],
-)
-def test_one_dimensional_tags(tiles: int, tags: list[str]) -> None:
-    assert [Inline().tile_prefix(i, tiles) for i in range(tiles)] == tags
-    assert [Inline(tags="none").tile_prefix(i, tiles) for i in range(tiles)] == [""] * tiles
 
 
 def visual(count: int) -> torch.Tensor:
@@ -34,8 +20,7 @@ def visual(count: int) -> torch.Tensor:
 def test_tokens_stand_at_their_places(tiny_pack: Callable[..., PackedBatch]) -> None:
     pack = replace(tiny_pack(lengths=(12,), tiles=0), visual_index=torch.tensor([7, 2, 9, 3]))
     text, tokens = torch.zeros(12, 1, 2, requires_grad=True), visual(4)
-    merged, extra = InlineInjection()(text, tokens, pack)
-    assert extra == {}
+    merged = Injected(tokens_per_tile=4).merge(text, replace(pack, visual=tokens))
     assert torch.equal(merged[[7, 2, 9, 3], 0], tokens)
     rest = [i for i in range(12) if i not in (7, 2, 9, 3)]
     assert merged[rest].abs().sum() == 0
@@ -44,6 +29,14 @@ def test_tokens_stand_at_their_places(tiny_pack: Callable[..., PackedBatch]) -> 
     assert text.grad[[7, 2, 9, 3]].abs().sum() == 0 and text.grad[11, 0].tolist() == [22.0, 23.0]
 
 
+def test_tiles_beside_the_sequence_leave_no_token_in_it(tiny_pack: Callable[..., PackedBatch]) -> None:
+    pack = tiny_pack(lengths=(12,), tiles=0)
+    some = replace(pack, visual_index=torch.tensor([4, 5]), inline_tiles=torch.tensor([1]), visual=visual(6))
+    merged = Injected(tokens_per_tile=2).merge(torch.zeros(12, 1, 2), some)
+    assert torch.equal(merged[[4, 5], 0], visual(6)[2:4])
+    assert merged[[0, 1, 2, 3, 6, 7, 8, 9, 10, 11]].abs().sum() == 0
+
+
 def test_another_count_is_an_error(tiny_pack: Callable[..., PackedBatch]) -> None:
     with pytest.raises(InputError, match="8 visual tokens for 4 places"):
-        InlineInjection()(torch.zeros(12, 1, 2), visual(8), tiny_pack(lengths=(12,), tiles=1))
+        Injected(4).merge(torch.zeros(12, 1, 2), replace(tiny_pack(lengths=(12,), tiles=1), visual=visual(8)))

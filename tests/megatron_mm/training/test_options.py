@@ -67,7 +67,7 @@ def test_the_optimizer_has_them_before_and_after_a_checkpoint(one_process, tiny_
         assert group["weight_decay"] == pytest.approx(mult * {"connector": 0.03}.get(axis, 0.1))
     counted = {axis: sum(p.numel() for p in before[axis, 1.0]["params"]) for axis in ("encoder", "connector")}
     for axis, count in counted.items():
-        assert count == sum(p.numel() for m in model.axis(axis) for p in m.parameters() if p.dim() > 1)
+        assert count == sum(p.numel() for _, p in model.axis(axis) if p.dim() > 1)
     run = RunFolder.create(tmp_path / "run", {}, {}, [])
     checkpoint.Saver(run, "s", Checkpoint()).save(2, model, optimizer)
     model, optimizer = made()

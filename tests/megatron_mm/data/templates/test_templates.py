@@ -21,8 +21,10 @@ from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.templates import TEMPLATES
 from megavlm.megatron_mm.data.templates.vicuna_v1 import VicunaV1
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
+from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.platform.cli import main
 from megavlm.platform.errors import ConfigError
+from megavlm.platform.images import ImageTiles
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FSCHAT: dict[str, Any] = json.loads((FIXTURES / "fschat.json").read_text())
@@ -31,16 +33,13 @@ TOKENIZERS = {name: load_tokenizer(str(FIXTURES / "tokenizers" / name))
               for name in ("qwen2", "llama3", "llama2", "llama2_first", "yi")}  # fmt: skip
 # A template with the tokenizers it is used with.
 PAIRS = [("chatml", "qwen2"), ("chatml", "yi"), ("yi", "yi"), ("llama3", "llama3"), ("vicuna_v1", "llama2"),
-         ("vicuna_v1", "llama2_first"), ("plain", "llama2"), ("plain", "llama2_first")]  # fmt: skip
-
-
-def tag(index: int, count: int) -> str:
-    return "<tile_global_thumbnail>" if index == count - 1 else f"<tile_{index + 1}>"
+         ("vicuna_v1", "llama2_first"), ("plain", "llama2"), ("plain", "llama2_first"),
+         ("nvlm_pretrain", "qwen2"), ("nvlm_pretrain", "yi")]  # fmt: skip
 
 
 def chat(template: str, tokenizer: str, **options: Any) -> Chat:
     data = DataConfig.parse({"tokenizer": "x", "sets": {}, "template": {"name": template, **options}})
-    return Chat(data.template, TOKENIZERS[tokenizer], tag, PER_TILE)
+    return Chat(data.template, TOKENIZERS[tokenizer], Inline().placement, True, PER_TILE)
 
 
 def talk(texts: list[str], system: str = "") -> list[dict[str, str]]:
@@ -170,16 +169,18 @@ SPICY = st.sampled_from(
     ["</s>", "<|im_end|>\n", "<|eot_id|>", " a", "a ", "\nb", "\t", "ASSISTANT: no", "USER:", "  x", "▁", "<s>"]
 )
 WORDS = st.lists(TEXT | SPICY, min_size=1, max_size=3).map("".join).filter(str.strip)
+ONE = ImageTiles(1, 1, 1)
+CUTS = st.sampled_from([ONE, ImageTiles(3, 2, 1), ImageTiles(4, 1, 3)])
 QUESTIONS = st.lists(st.sampled_from(["<image>", "\n", "Why", " so"]), max_size=4).map("".join)
 
 
 @st.composite
-def talks(draw: st.DrawFn) -> tuple[list[dict[str, str]], list[int]]:
+def talks(draw: st.DrawFn) -> tuple[list[dict[str, str]], list[ImageTiles]]:
     messages = []
     for _ in range(draw(st.integers(1, 3))):
         messages += talk([draw(QUESTIONS) + draw(WORDS.map(lambda text: text.replace("<image>", ""))), draw(WORDS)])
     marks = sum(message["content"].count("<image>") for message in messages[::2])
-    return messages, draw(st.lists(st.integers(1, 3), min_size=marks, max_size=marks))
+    return messages, draw(st.lists(CUTS, min_size=marks, max_size=marks))
 
 
 def images_before(messages: list[dict[str, str]]) -> int:
@@ -188,12 +189,15 @@ def images_before(messages: list[dict[str, str]]) -> int:
 
 def meant(template: str, tokenizer: str, content: str) -> str:
     """An answer as the tokenizer can hold it: Qwen2's composes signs, sentencepiece knows no other sign for a space."""
+    content = content.strip() if template == "nvlm_pretrain" else content
     held = unicodedata.normalize("NFC", content) if tokenizer == "qwen2" else content
     held = held if tokenizer in ("qwen2", "llama3") else held.replace("\N{LOWER ONE EIGHTH BLOCK}", " ")
     return {"llama3": held.strip(), "plain": held.lstrip(" ")}.get(template, held)
 
 
 def read(template: str, said: str) -> str:
+    if template == "nvlm_pretrain":
+        return said.removeprefix(" ")  # the one before an answer
     return said.removesuffix("\n").lstrip(" ") if template == "plain" else said
 
 
@@ -206,7 +210,7 @@ def test_training_is_every_prompt_and_what_generation_adds(template, tokenizer, 
     bound, engine = chat(template, tokenizer), TOKENIZERS[tokenizer]
     whole = bound.encode(messages, tiles)
     assert len(whole.tokens) == len(whole.target) == len(whole.visual)
-    assert whole.tiles == sum(tiles) and whole.visual.sum() == PER_TILE * sum(tiles)
+    assert whole.tiles == sum(image.tiles for image in tiles) and whole.visual.sum() == PER_TILE * whole.tiles
     assert not (whole.visual & whole.target).any()
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     learnt = 0
@@ -245,14 +249,14 @@ def test_no_text_of_a_sample_becomes_a_special_token(template, tokenizer, conver
 def test_what_follows_an_image_is_tokenised_as_llava_does(tokenizer):
     """Its `tokenizer_image_token`: the prompt is cut at the marks, and each piece is a text of its own."""
     engine = Tokenizer.from_file(str(FIXTURES / "tokenizers" / tokenizer / "tokenizer.json"))
-    bound = Chat(VicunaV1(), TOKENIZERS[tokenizer], lambda index, count: "", PER_TILE)
+    bound = Chat(VicunaV1(), TOKENIZERS[tokenizer], Inline(tags="none").placement, True, PER_TILE)
     texts = ["<image>\nWhat is in this picture?", "A red square.", "And <image>here<image>", "No"]
     system = FSCHAT["prompts"]["vicuna_v1.1"][0]["system"]
     prompt = f"{system} USER: {texts[0]} ASSISTANT: {texts[1]}</s>USER: {texts[2]} ASSISTANT: {texts[3]}</s>"
     expected = [engine.token_to_id("<s>")]
     for number, chunk in enumerate(prompt.split("<image>")):
         expected += [0] * PER_TILE * bool(number) + engine.encode(chunk, add_special_tokens=False).ids
-    assert bound.encode(talk(texts), [1, 1, 1]).tokens.tolist() == expected
+    assert bound.encode(talk(texts), [ONE] * 3).tokens.tolist() == expected
 
 
 def test_options_of_chatml_are_those_of_megatron_lm_s_code():
@@ -264,7 +268,7 @@ def test_options_of_chatml_are_those_of_megatron_lm_s_code():
 
 def test_plain_reads_images_and_captions_alone():
     engine = TOKENIZERS["llama2"]
-    encoded = chat("plain", "llama2").encode(talk(["Describe it.\n<image>", "A red square."], "Be brief."), [1])
+    encoded = chat("plain", "llama2").encode(talk(["Describe it.\n<image>", "A red square."], "Be brief."), [ONE])
     text = encoded.tokens[~encoded.visual].tolist()
     assert engine.show(text) == "<s> <tile_global_thumbnail> A red square.\n"
     assert engine.show(encoded.tokens[encoded.target].tolist()) == "A red square.\n"
@@ -293,7 +297,7 @@ def test_a_recipe_names_a_template_with_its_options_and_no_others():
         template({"name": "yi", "sytem": "x"})
 
 
-@pytest.mark.parametrize("counts", [[], [1, 1]])
+@pytest.mark.parametrize("counts", [[], [ONE, ONE]])
 def test_another_number_of_images_than_marks_is_an_error(counts):
     with pytest.raises(ValueError, match="marks"):
         chat("chatml", "qwen2").encode(talk(["<image>a", "b"]), counts)

@@ -1,0 +1,68 @@
+"""What an injection is: where a tile's tag and tokens go, and what that changes in the decoder's layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import PositiveInt
+
+from megavlm.platform.config import Config
+
+from ..flops import Flops
+from .tags import Placement, Tags, tag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+    from megavlm.platform.images import TilePlace
+
+    from ..config import Parallel
+    from ..contracts import BuildContext
+    from ..decoders.base import Decoder
+    from .model import Injected
+
+
+class Injection(Config):
+    """Base of the injections. This one changes no layer of the decoder; its tiles go where `placement` says."""
+
+    everywhere: ClassVar[bool] = False  # every pipeline stage wants visual tokens, not the first alone
+    has_context: ClassVar[bool] = False  # some tiles are read from beside the sequence
+
+    name: str
+    tags: Tags = "1d"
+    tag_digits: PositiveInt = 1  # 2 where an image may have more than 9 tiles, so that all tags have one length
+
+    def placement(self, place: TilePlace) -> Placement:
+        """Where a tile's tag and its visual tokens go."""
+        raise NotImplementedError
+
+    def tag(self, place: TilePlace) -> str:
+        """The text that names a tile."""
+        return tag(self.tags, place, self.tag_digits)
+
+    def parameters(self, decoder: Decoder) -> int:
+        """Parameters of the injection's own."""
+        return 0
+
+    def flops(self, tokens: int, context: int, pairs: int, decoder: Decoder) -> Flops:
+        """Forward FLOPs for so many text tokens beside images, tokens of contexts, and pairs of both that meet."""
+        return Flops()
+
+    def owns(self, name: str) -> bool:
+        """Whether a parameter inside the decoder, by its name there, is the injection's."""
+        return False
+
+    def layer_specs(self, specs: Mapping[int, ModuleSpec], decoder: Decoder) -> list[ModuleSpec]:
+        """The decoder's layers, given by their numbers in the whole decoder from 0, as this injection wants them."""
+        return list(specs.values())
+
+    def check(self, parallel: Parallel, decoder: Decoder) -> None:
+        """Raise ConfigError where this injection cannot be split over `parallel`."""
+
+    def build(self, ctx: BuildContext, tokens_per_tile: int) -> Injected:
+        """The module that puts visual tokens where they go."""
+        from .model import Injected
+
+        return Injected(tokens_per_tile)
