@@ -80,9 +80,7 @@ class InternViT(Config):
         """Parameters of the encoder, dummy heads included."""
         width, padded = self.hidden, self.padded
         embedding = 3 * self.patch_size**2 * width + width + width + (prod(self.table) + 1) * width
-        attention = (
-            4 * width * padded + width + (3 * padded if self.qkv_bias else 0) + (2 * padded if self.qk_norm else 0)
-        )
+        attention = (4 * padded + 1) * width + padded * (3 * self.qkv_bias + 2 * self.qk_norm)
         mlp = 2 * width * self.ffn + self.ffn + width
         norms = 2 * width * (1 if self.norm == "rms" else 2)
         return embedding + self.layers * (attention + mlp + norms + 2 * width)  # two layer scales

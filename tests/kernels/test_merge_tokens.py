@@ -48,6 +48,23 @@ def test_triton_twin_equals_the_reference(
         assert torch.equal(wanted, found)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_backward_pass_repeats_exactly(triton_device: str, backend: str) -> None:
+    """Bit by bit, and by nothing that torch knows to depend on chance: on a GPU it would raise."""
+    weights, grads = torch.randn(33, 96, device=triton_device), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(3):
+            text, visual, index = case(33, 96, 20, triton_device)
+            (merge_tokens(text, visual, index, backend=backend) * weights).sum().backward()
+            grads.append((text.grad, visual.grad))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for again in grads[1:]:
+        assert torch.equal(again[0], grads[0][0]) and torch.equal(again[1], grads[0][1])
+    assert torch.equal(visual.grad, weights[index]) and not text.grad[index].any()
+
+
 def test_triton_twin_reads_expanded_gradients_and_strided_rows(triton_device: str) -> None:
     wide = torch.randn(6, 8, device=triton_device)
     text = wide[:, 2:6].detach().requires_grad_()

@@ -54,6 +54,26 @@ def test_triton_twin_equals_the_reference(triton_device: str, layout: str, dtype
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_crop_is_read_where_it_lies(request: pytest.FixtureRequest, backend: str) -> None:
+    """A border narrower than a patch, every other tile: as if what is read had been copied first."""
+    device = request.getfixturevalue("triton_device") if backend == "triton" else "cpu"
+    crop = tiles(4, 30, 45).to(device)[::2, :, :28, 1:43]
+    found = tile_normalise(crop, 14, MEAN, STD, backend=backend)
+    torch.testing.assert_close(found, tile_normalise(crop.contiguous(), 14, MEAN, STD), atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_float_pixels_have_a_gradient(backend: str) -> None:
+    """d(patch value) / d(pixel) = 1 / (255 std), each at its place."""
+    pixels = tiles(2, 4, 6).float().requires_grad_()
+    weight = torch.arange(144.0).view(2, 6, 12)
+    (tile_normalise(pixels, 2, MEAN, STD, backend=backend) * weight).sum().backward()
+    for n, c, y, x in [(0, 0, 0, 0), (0, 1, 3, 2), (1, 2, 1, 5)]:
+        wanted = weight[n, y // 2 * 3 + x // 2, c * 4 + y % 2 * 2 + x % 2] / (255 * STD[c])
+        assert pixels.grad[n, c, y, x].item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_no_tiles_give_no_patches(request: pytest.FixtureRequest, backend: str) -> None:
     device = request.getfixturevalue("triton_device") if backend == "triton" else "cpu"
     assert tile_normalise(tiles(0, 28, 28).to(device), 14, MEAN, STD, backend=backend).shape == (0, 4, 588)

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from torch import Tensor
 
 from megavlm.megatron_mm import backend
-from megavlm.megatron_mm.backend.weights import _sharded
 from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.checkpoints.safe_load import load_state
 from megavlm.megatron_mm.config import ModelConfig, Parallel
@@ -144,7 +144,8 @@ def in_our_layout(w: dict[str, Tensor], spec: InternViT) -> dict[str, Tensor]:
 @torch.no_grad()
 def fill(model: torch.nn.Module, whole: dict[str, Tensor]) -> None:
     """This rank's part of every tensor."""
-    for tensor in _sharded(model.sharded_state_dict().values()):
+    for tensor in model.sharded_state_dict().values():
+        assert isinstance(tensor, ShardedTensor)
         places = zip(tensor.global_offset, (1,) * tensor.prepend_axis_num + tensor.local_shape, strict=True)
         part = whole[tensor.key][tuple(slice(start, start + size) for start, size in places)]
         tensor.data.copy_(part.view_as(tensor.data))
