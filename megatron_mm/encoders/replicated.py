@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Replicated(Config):
     """A ViT that gives one of its hidden states as features; the layers after that one are not built.
 
-    A border narrower than a patch is not read, as by the convolution: 384 px are 27 patches of 14.
+    A border narrower than a patch is not read, as by the convolution: 384 px are 27 patches of 14. Under FP8 it stays
+    in bfloat16.
     """
 
     family: ClassVar[str]  # transformers' classes are family + "Config" and family + "Model"
