@@ -18,6 +18,7 @@ from pydantic import (
 
 from megavlm.platform.config import Config, merge, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.images import IMAGE_DECODERS
 
 from .connectors import CONNECTORS
 from .data.templates import TEMPLATES
@@ -110,6 +111,7 @@ class DataConfig(Config):
 
     tokenizer: str  # "mini" (shipped), or a folder that holds tokenizer.json
     template: point(TEMPLATES) = "chatml"  # type: ignore[valid-type]  # {name: chatml, system: "..."}
+    decoder: point(IMAGE_DECODERS) = "exact"  # type: ignore[valid-type]  # of images in training; it changes no size
     sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
 
 

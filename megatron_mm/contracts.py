@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from .config import Parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     import torch
     from torch import Tensor
 
@@ -111,8 +109,8 @@ class PackedBatch:
 class StepBatch:
     """One process' part of a global batch: its replica's packs, and the tiles that it decoded for everyone.
 
-    The packs hold no tiles: `shares` says where each tile's tokens go. `problems` are samples that turned out
-    unreadable here, as (row of the manifest, place in the pack): who else holds them has to be told.
+    The packs hold no tiles: `shares` says where each tile's tokens go. `problems` are samples of this global batch that
+    are unreadable, as (number of the set in the manifest, number in the set): `PackLoader.settled` tells the others.
     """
 
     packs: list[PackedBatch]
@@ -122,29 +120,9 @@ class StepBatch:
     problems: tuple[tuple[int, int], ...] = ()
     amounts: Amounts | None = None  # of the whole global batch; None where it comes from no manifest
 
-    def without(self, problems: Collection[tuple[int, int]]) -> StepBatch:
-        """The same batch, from which nothing is learnt of these samples."""
-        return replace(
-            self,
-            packs=[_without(pack, _places(problems, row)) for pack, row in zip(self.packs, self.rows, strict=True)],
-        )
-
 
 def _moved(of: Any, device: torch.device | str) -> Any:
     """A dataclass of tensors, and of dataclasses of tensors, on `device`."""
     values = {f.name: getattr(of, f.name) for f in fields(of)}
     moved = {k: _moved(v, device) if is_dataclass(v) else v.to(device) for k, v in values.items() if v is not None}
     return replace(of, **moved)
-
-
-def _places(problems: Collection[tuple[int, int]], row: int | None) -> list[int]:
-    return [place for where, place in problems if where == row]
-
-
-def _without(pack: PackedBatch, places: list[int]) -> PackedBatch:
-    if not places:
-        return pack
-    weights, ends = pack.loss_weights.clone(), pack.cu_seqlens.tolist()
-    for place in places:
-        weights[:, ends[place] : ends[place + 1]] = 0
-    return replace(pack, loss_weights=weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from ..checkpoints.weights import fill
 from ..contracts import StepBatch
 from ..conversion.start import fill_parts
 from ..data.build import StageData
-from ..data.loader import open_loader
+from ..data.loader import PackLoader, open_loader
 from ..data.manifest import Manifest
 from ..data.skips import read_skips
 from ..model import VisionLanguageModel, build_model
@@ -105,10 +105,11 @@ class StageTrainer:
             return False
         self.session.pulse("step", self.step)
         last_wait = time.perf_counter()
-        for batch in self._batches():
-            self.batch, start = batch, time.perf_counter()
+        loader, place = self._loader(), (self.wrapped.lookers.seat, self._packs_at_a_time())
+        for made in loader.batches(self.step, self.stage.steps, *place):
+            self.batch, start = made, time.perf_counter()
+            batch = loader.settled(made, agreed, *place)
             rate = set_rate(self.optimizer, self.stage.optimizer, self.step, self.stage.steps)
-            batch = batch.without(agreed(batch.problems))
             result = train_step(self.wrapped, self.optimizer, batch, objective)
             self.step += 1
             waited = start - last_wait
@@ -121,12 +122,13 @@ class StageTrainer:
             last_wait = time.perf_counter()
         return True
 
-    def _batches(self) -> Iterator[StepBatch]:
+    def _loader(self) -> PackLoader:
         skips = as_first_says(read_skips(self.session.run.path("stages", self.name)))
-        loader = open_loader(self.spec, self.manifest, self.session.attempt.event, skips)
-        # an interleaved pipeline goes through its packs in groups of as many as it has stages
-        group = self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
-        return loader.batches(self.step, self.stage.steps, self.wrapped.lookers.seat, group)
+        return open_loader(self.spec, self.manifest, self.session.attempt.event, skips)
+
+    def _packs_at_a_time(self) -> int:
+        """An interleaved pipeline goes through its packs in groups of as many as it has stages."""
+        return self.stage.parallel.pp if self.stage.parallel.vp > 1 else 1
 
     def saved_state(self) -> str:
         """What there is to go on from, in words."""

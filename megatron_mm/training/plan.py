@@ -79,6 +79,8 @@ def make_plan(
         require_ratios(name, spec.stage, recipe.sources)
         check_vocabulary(spec)
         check_gate(name, stages)
+        if not elsewhere:
+            spec.data.decoder.check()
         found = [*check_sets(spec), *(missing_here(spec.stage) if elsewhere else [])]
         notes += [note for note in found if note not in notes]
         plans.append(_stage_plan(name, spec.stage, spec.model, nodes * nproc))

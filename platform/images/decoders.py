@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, cast
+from typing import ClassVar, NamedTuple, ParamSpec, cast
 
 import numpy as np
 
@@ -45,7 +45,16 @@ class ImageDecoder(Config):
     header before any pixel is decoded.
     """
 
+    batched: ClassVar[bool] = False  # many files at once, from one thread at a time; the others want many threads
+
     name: str
+
+    def check(self) -> None:
+        """Raise MissingPackage where what it needs is not installed. Asks for no GPU."""
+
+    def on_gpu(self, number: int) -> ImageDecoder:
+        """The same for another GPU; itself where it uses none."""
+        return self
 
     @abstractmethod
     def images(self, items: Sequence[bytes], max_pixels: int = MAX_PIXELS, min_side: int = 0) -> list[Decoded]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
@@ -30,11 +31,22 @@ class NvidiaDecoder(ImageDecoder):
     `fast` notice it. Raises MissingPackage, and ConfigError when there is no GPU for `device: gpu`.
     """
 
+    batched: ClassVar[bool] = True
+
     name: Literal["nvidia"] = "nvidia"
     device: Literal["gpu", "cpu"] = "gpu"
     gpu: NonNegativeInt = 0  # which one
     threads: PositiveInt = 1  # of the CPU; they also unpack the GPU's JPEGs
     batch_size: PositiveInt = 32  # images that are held at once
+
+    def check(self) -> None:
+        """As ImageDecoder.check."""
+        if find_spec("nvidia") is None or find_spec("nvidia.nvimgcodec") is None:
+            raise MissingPackage("package 'nvidia-nvimgcodec-cu13' is needed here", fix=GET)
+
+    def on_gpu(self, number: int) -> NvidiaDecoder:
+        """As ImageDecoder.on_gpu."""
+        return self.model_copy(update={"gpu": number})
 
     def images(self, items: Sequence[bytes], max_pixels: int = MAX_PIXELS, min_side: int = 0) -> list[Decoded]:
         """As ImageDecoder.images; `min_side` changes nothing."""
@@ -78,10 +90,9 @@ class NvidiaDecoder(ImageDecoder):
     @cached_property
     def _codec(self) -> tuple[Any, Any]:
         """The library and its decoder."""
-        try:
-            from nvidia import nvimgcodec
-        except ImportError as error:
-            raise MissingPackage("package 'nvidia-nvimgcodec-cu13' is needed here", fix=GET) from error
+        self.check()
+        from nvidia import nvimgcodec
+
         # Smooth chroma, as libjpeg-turbo has it by default.
         options: dict[str, Any] = {"max_num_cpu_threads": self.threads, "options": ":fancy_upsampling=1"}
         if self.device == "cpu":

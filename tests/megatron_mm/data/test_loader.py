@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from megavlm.megatron_mm.data.assemble import GREY, IGNORED
+from megavlm.megatron_mm.data.assemble import IGNORED
 from megavlm.megatron_mm.data.build import StageData, build_manifest
 from megavlm.megatron_mm.data.loader import open_loader
 from megavlm.megatron_mm.data.shares import Grid, Seat
@@ -128,39 +127,6 @@ def test_any_start_is_the_same(opened):
     again = loader.batch(3)
     assert all(same(a, b) for a, b in zip(streamed[1].packs, again.packs, strict=True))
     assert torch.equal(streamed[1].tiles, again.tiles)
-
-
-def is_cut(entry) -> bool:
-    return (entry.set, entry.index) == ("vqa", 0)
-
-
-def test_a_truncated_image_costs_one_sample(opened):
-    pixels = np.random.default_rng(1).integers(0, 256, (40, 90, 3), np.uint8)
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "jpeg")
-    turn = {"messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "red"}]}
-    cut = {"jpg": out.getvalue()[: len(out.getvalue()) // 2], "json": turn}
-    whole = {"jpg": out.getvalue(), "json": turn}
-    manifest, loader, events = opened(vqa={"cut": cut, "whole": whole})
-    met = 0
-    for step in range(6):
-        batch = loader.batch(step)
-        wanted = [(row, k) for row in batch.rows for k, e in enumerate(manifest[row].entries) if is_cut(e)]
-        assert list(batch.problems) == sorted(wanted)
-        told, tile = batch.without(batch.problems), 0
-        for row, pack in zip(batch.rows, told.packs, strict=True):
-            start = 0
-            for entry in manifest[row].entries:
-                weights = pack.loss_weights[0, start : start + entry.tokens]
-                tiles = batch.tiles[tile : tile + entry.tiles]
-                assert bool(weights.any()) == (not is_cut(entry))
-                if is_cut(entry):
-                    assert (tiles == GREY).all() and len(tiles) == 3
-                    met += 1
-                start, tile = start + entry.tokens, tile + entry.tiles
-    # Reported once, although drawn many times.
-    assert met > 1
-    assert [(kind, fields["key"], fields["reason"]) for kind, fields in events] == [("bad_sample", "cut", "truncated")]
 
 
 def test_a_stage_s_loader_refuses_another_manifest(make_recipe, tmp_path):
