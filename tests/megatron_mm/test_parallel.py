@@ -30,7 +30,10 @@ LAYOUTS = {
         "pp4 uneven",
     ],
 }
-CASES = ["images", "text", "mixed", "frozen decoder", "tied, padded vocabulary", "twenty steps"]
+CASES = [
+    "images", "text", "mixed", "all images on one rank", "several images", "packed", "unpacked",
+    "frozen decoder", "tied, padded vocabulary",
+]  # fmt: skip
 
 
 def worker() -> ModuleType:
@@ -42,9 +45,9 @@ def worker() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
-    """Per case and step: loss, gradient norm, what became of the tower, tokens, targets."""
+    """Per case and step what run_layout tells."""
     torch.set_num_threads(1)
-    results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
+    results = worker().run_layout(Parallel())
     backend.shutdown()
     return results
 
@@ -81,7 +84,8 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
                 assert ours[2] == pytest.approx(wanted[2], abs=1e-3 if step < 3 else 1e-2), (
                     place
                 )  # Adam makes much of a small difference
-                assert ours[3:] == wanted[3:], place
+                assert ours[3:5] == wanted[3:5], place
+                assert ours[5] <= 1, place
 
 
 @pytest.mark.multiprocess
@@ -94,8 +98,21 @@ def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[lis
 @pytest.mark.timeout(280)
 def test_the_losses_are_not_all_alike(one_process: dict[str, list[list[float]]]) -> None:
     """What is compared above moves: another case or step has another loss."""
-    losses = [step[0] for case in ("images", "text", "mixed") for step in one_process[case]]
+    losses = [step[0] for case in ("images", "text", "mixed", "several images", "packed") for step in one_process[case]]
     assert len({round(loss, 4) for loss in losses}) == len(losses)
+    assert len(one_process["all images on one rank"]) == 20
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(280)
+def test_packed_together_or_each_alone_samples_train_alike(
+    layouts: dict[str, Any], one_process: dict[str, list[list[float]]]
+) -> None:
+    """The same eight samples of unequal weight, in four packs or in eight."""
+    for name, found in [*((name, layouts[name]) for name in LAYOUTS[layouts["world"]]), ("one process", one_process)]:
+        for together, alone in zip(found["packed"], found["unpacked"], strict=True):
+            assert together[:2] == pytest.approx(alone[:2], abs=1e-5), name
+            assert together[4] == alone[4] > 100 and together[3] == alone[3] / 2 == 4 * 48, name
 
 
 @pytest.mark.multiprocess
