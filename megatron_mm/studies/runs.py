@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from megavlm.platform.config import Recipe, load_recipe
+from megavlm.platform.config.tree import leaves
 from megavlm.platform.errors import ConfigError, MegaVLMError, did_you_mean
 from megavlm.platform.runs import RunFolder
 
 from ..config import Stages
 from ..training.plan import Plan, make_plan
 from ..training.stages import chosen, is_finished
+from ..training.verb import MAY_CHANGE
 from .schema import Score, Study, Variant
 
 
@@ -127,7 +130,20 @@ def _check_different(runs: Sequence[VariantRun]) -> None:
             )
 
 
+def check_unchanged(runs: Sequence[VariantRun]) -> None:
+    """Raise ConfigError where a folder holds a training of another configuration: its scores are not this study's."""
+    for run in (run for run in runs if run.folder.path("config.yaml").exists()):
+        old, new = dict(leaves(run.folder.config())), dict(leaves(run.recipe.tree))
+        keys = (key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key))
+        changed = next((key for key in keys if not any(fnmatchcase(key, may) for may in MAY_CHANGE)), None)
+        if changed:
+            raise ConfigError(
+                f"the training of {run.label} was made with another '{changed}'",
+                where=str(run.folder.root),
+                fix="give another --out, or delete that folder to train it anew",
+            )
+
+
 def _inside(error: MegaVLMError, variant: str) -> MegaVLMError:
     """The same error, saying which variant it is of."""
-    told = type(error)(error.what, where=f"variant '{variant}': {error.where or ''}".rstrip(": "), fix=error.fix)
-    return told
+    return type(error)(error.what, where=f"variant '{variant}': {error.where or ''}".rstrip(": "), fix=error.fix)

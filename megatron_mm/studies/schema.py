@@ -151,7 +151,8 @@ class Study(Config):
 
 
 def _of_grid(values: dict[str, Any]) -> Variant:
-    named = (f"{key.rpartition('.')[2]}-{value}" for key, value in values.items())
+    short = {key: value.get("name", value) if isinstance(value, dict) else value for key, value in values.items()}
+    named = (f"{key.rpartition('.')[2]}-{value}" for key, value in short.items())
     name = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in named)
     return Variant(name=name, overrides=[f"{key}={json.dumps(value)}" for key, value in values.items()])
 

@@ -65,10 +65,17 @@ def _row(
         "state": next(state for state in STATES if state in states.values()),
         "reasons": {str(seed): failed[name, seed] for seed, state in states.items() if state == "failed"},
         "seeds": sorted(of),
-        **{count: statistics.fmean(getattr(one, count) for one in of.values()) if of else None for count in COUNTS},
+        **{count: _over_seeds([getattr(one, count) for one in of.values()]) for count in COUNTS},
         "scores": {key: told for key in study.scores if (told := _score(key, of, against))},
         "runs": [_run(run, of.get(run.seed), states[run.seed]) for run in runs],
     }
+
+
+def _over_seeds(counts: Sequence[float]) -> float | None:
+    """What all seeds agree on stays the whole number it is."""
+    if len(set(counts)) == 1:
+        return counts[0]
+    return statistics.fmean(counts) if counts else None
 
 
 def _run(run: VariantRun, found: RunFigures | None, state: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megavlm.platform.cli import parser, split_overrides
-from megavlm.platform.errors import CheckFailed, MegaVLMError
+from megavlm.platform.errors import CheckFailed, ConfigError, MegaVLMError
+from megavlm.platform.nodes import COUNT, place
 from megavlm.platform.runs import RunFolder, default_runs_root
 
 from . import show
@@ -17,12 +18,11 @@ from .drive import drive
 from .find import find_study, list_studies
 from .plan import plan_lines, planned
 from .report import write_table
-from .runs import all_runs
+from .runs import all_runs, check_unchanged
 from .schema import Score, Study
 from .table import make_table
 
-# What may be set anew where a study goes on: every training guards its own configuration.
-MAY_CHANGE = ["*"]
+MAY_CHANGE = ["*"]  # of a study that goes on: every training guards its own configuration
 FOLDER = "studies"  # below the runs
 
 EPILOG = """\
@@ -57,12 +57,16 @@ def run_main(argv: Sequence[str]) -> int:
 
     Exit codes: 0 done, 1 a variant failed, 3 what had to be equal is not, 4 stopped and resumable.
     """
+    if not place().alone:
+        fix = "start it on one; `megavlm submit --nodes 1` does"
+        raise ConfigError("a study is driven from one machine, and this is one of several", where=COUNT, fix=fix)
     words, overrides = split_overrides(_set_joined(argv))
     args = _arguments(words)
     found = find_study(args.study, overrides)
     study = found.study.model_copy(update={"overrides": [*found.study.overrides, *args.set]})
     folder = RunFolder(args.out or default_runs_root() / FOLDER / study.name)
     runs = all_runs(study, folder.root, args.variant)
+    check_unchanged(runs)
     plans = planned(study, runs)
     study.executor.make()
     if args.dry_run:
@@ -110,7 +114,9 @@ def _set_joined(argv: Sequence[str]) -> list[str]:
 def _tell(study: Study, folder: RunFolder, asked: Sequence[str], as_json: bool) -> int:
     """Write and print the table: of the variants asked for, and of those that have a folder from before."""
     names = [v.name for v in study.rows() if v.name in asked or not asked or folder.path("runs", v.name).is_dir()]
-    table = make_table(study, folder, all_runs(study, folder.root, names))
+    runs = all_runs(study, folder.root, names)
+    check_unchanged(runs)
+    table = make_table(study, folder, runs)
     files = write_table(folder, table)
     print(json.dumps(table | {"files": files}, indent=2) if as_json else show.markdown(table))
     if not as_json:
