@@ -31,7 +31,8 @@ def test_it_resolves_and_says_where_every_value_comes_from(name: str) -> None:
 
 
 def test_there_are_models_to_build() -> None:
-    assert "nvlm-d-mini" in MINIS and {"nvlm-d-34b", "nvlm-d-72b"} <= set(PUBLISHED)
+    assert {f"nvlm-{kind}-mini" for kind in "dxh"} <= set(MINIS)
+    assert len(PUBLISHED) == 6 and len(NVLM) == 9
 
 
 @pytest.mark.parametrize("name", MINIS)
@@ -64,6 +65,12 @@ def test_it_builds_with_the_counts_it_shows(name: str, one_process: BuildContext
         ("nvlm-d-34b", "connector", 12800 * 20480 + 20480 * 7168 + 2 * 12800),
         ("nvlm-d-34b", "decoder", 34_388_917_248),  # Yi-34B, as its publishers count it
         ("nvlm-d-7b", "decoder", 7_615_616_512),  # Qwen2.5-7B, likewise
+        ("nvlm-x-72b", "connector", 12800 * 8192 + 2 * 12800),
+        ("nvlm-x-34b", "connector", 12800 * 7168 + 2 * 12800),
+        ("nvlm-h-72b", "connector", 620_717_056),
+        # 10 layers: queries and output, keys and values of 8 groups of 128, a norm, a gate
+        ("nvlm-x-72b", "injection", 10 * (2 * 8192**2 + 2 * 8192 * 1024 + 8192 + 1)),
+        ("nvlm-h-34b", "injection", 10 * (2 * 7168**2 + 2 * 7168 * 1024 + 7168 + 1)),
     ],
 )
 def test_published_sizes(name: str, axis: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +117,14 @@ def test_tiles_in_pretraining_and_sft(name: str) -> None:
     model, stages = recipe.section("model"), recipe.section("stages")
     tiles = [model.changed(stages[stage].model, "").tiling.max_tiles for stage in ("pretrain", "sft")]
     assert tiles == [6 if "-h-" in name else 1, 6] and model.tiling.thumbnail
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_ten_layers_cross_attend_and_what_begins_as_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    model, pretrain = recipe.section("model"), recipe.section("stages")["pretrain"]
+    assert "-d-" in name or model.injection.count(model.decoder) == 10
+    assert pretrain.start and "encoder" not in pretrain.train and "decoder" not in pretrain.train
 
 
 @pytest.mark.parametrize("name", NVLM)
