@@ -66,7 +66,7 @@ def check_template(template: Template) -> ChatML:
             f"template {template.name}: format nvlm_d is prompted in ChatML", where="data.template", fix=OWN
         )
     for key, wanted in MARKS.items():
-        value = getattr(template, key, wanted)
+        value = getattr(template, key)
         if value != wanted:
             raise ConfigError(
                 f"{key} '{value}': vLLM writes '{wanted}' around an image",

@@ -22,6 +22,7 @@ from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError
 
+MARKS = {"image_start": "<Image>", "image_end": "</Image>"}
 SYSTEM = "Follow the user's instruction and answer questions."
 RECIPE = """
 model:
@@ -54,7 +55,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, b
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, files: Callable[..., dict[str, bytes]]) -> Iterator[Path]:
     """A folder with the files of an export; what transformers imports of it is copied to a folder of these tests."""
     folder, modules = tmp_path_factory.mktemp("nvlm-d"), tmp_path_factory.mktemp("modules")
-    for name, content in files(ChatML(system=SYSTEM)).items():
+    for name, content in files(ChatML(system=SYSTEM, **MARKS)).items():
         (folder / name).write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
@@ -124,12 +125,12 @@ def test_transformers_loads_the_tokenizer(checkpoint: Path) -> None:
     assert theirs.eos_token_id == 2 and GenerationConfig.from_pretrained(checkpoint).eos_token_id == 2
     question = [{"role": "user", "content": "Hello"}]
     shown = theirs.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    assert shown == written(ChatML(system=SYSTEM), question, prompt=True) and SYSTEM in shown
+    assert shown == written(ChatML(system=SYSTEM, **MARKS), question, prompt=True) and SYSTEM in shown
 
 
 def test_a_tokenizer_that_fills_the_embedding_is_refused(files: Callable[..., dict[str, bytes]]) -> None:
     with pytest.raises(ConfigError, match="token 512, and the decoder has 512 rows") as error:
-        files(ChatML(), "model.decoder.vocab=512")
+        files(ChatML(**MARKS), "model.decoder.vocab=512")
     assert "model.decoder.vocab=520" in str(error.value)
 
 
@@ -149,7 +150,7 @@ def test_the_chat_template_writes_what_training_wrote(
     for question, answer in turns:
         messages += [{"role": "user", "content": f"<image>\n{question}"}, {"role": "assistant", "content": answer}]
     messages = messages[:-1] if prompt else messages
-    template = ChatML(system=system, bos=bos)
+    template = ChatML(system=system, bos=bos, **MARKS)
     assert rendered(template, messages, prompt) == written(template, messages, prompt)
 
 

@@ -105,7 +105,7 @@ model:
   connector: {name: pixel_shuffle_mlp, hidden: 80, norm_eps: 1.0e-5}
   injection: {name: inline, tags: 1d}
   decoder: {name: qwen2, layers: 3, hidden: 64, heads: 4, kv_heads: 2, ffn: 80, vocab: 520, max_positions: 512}
-data: {tokenizer: mini, sets: {pairs: somewhere}}
+data: {tokenizer: mini, template: {name: chatml, image_start: <Image>, image_end: </Image>}, sets: {pairs: somewhere}}
 stages:
   sft:
     {train: [decoder], steps: 1, precision: fp32, optimizer: {lr: 1e-3},
