@@ -25,7 +25,7 @@ given, but for the keys in `loose`, and the names and shapes of every tensor, be
 
 from megavlm.platform.registry import Registry
 
-FORMATS = Registry("format", {
+FORMATS = Registry("weight format", {
     "qwen2": "megavlm.megatron_mm.conversion.qwen2:Qwen2",
     "llama": "megavlm.megatron_mm.conversion.llama:Llama",
     "clip": "megavlm.megatron_mm.conversion.clip:Clip",
