@@ -144,8 +144,9 @@ def in_our_layout(w: dict[str, Tensor], spec: InternViT) -> dict[str, Tensor]:
 @torch.no_grad()
 def fill(model: torch.nn.Module, whole: dict[str, Tensor]) -> None:
     """This rank's part of every tensor."""
-    for tensor in model.sharded_state_dict().values():
-        assert isinstance(tensor, ShardedTensor)
+    tensors = [value for value in model.sharded_state_dict().values() if isinstance(value, ShardedTensor)]
+    assert {tensor.key for tensor in tensors} == set(whole)
+    for tensor in tensors:
         places = zip(tensor.global_offset, (1,) * tensor.prepend_axis_num + tensor.local_shape, strict=True)
         part = whole[tensor.key][tuple(slice(start, start + size) for start, size in places)]
         tensor.data.copy_(part.view_as(tensor.data))
