@@ -109,11 +109,9 @@ class VisionLanguageModel(nn.Module):
         return self.stages[0].config
 
     def see(self, batch: PackedBatch) -> PackedBatch:
-        """The pack with its tiles turned into visual tokens, where this process' stages want them."""
-        wanted = self.spec.injection.everywhere or self.stages[0].pre_process
-        if not len(batch.tiles) or not wanted:
-            return batch
-        return replace(batch, visual=self.tower(batch.tiles).values, tiles=batch.tiles[:0])
+        """The pack without its tiles: as visual tokens, where this process' stages want them."""
+        wanted = len(batch.tiles) and (self.spec.injection.everywhere or self.stages[0].pre_process)
+        return replace(batch, visual=self.tower(batch.tiles).values if wanted else batch.visual, tiles=batch.tiles[:0])
 
     def forward(self, batch: PackedBatch, **options: Any) -> Tensor:
         """The whole way through one pipeline stage, which is all there is without pipeline parallelism."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from megavlm.platform.images import ImageTiles
 
 from .manifest import Pack
+
+Beside = Callable[[ImageTiles], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Amounts:
     seeing_tokens: int
     seeing_squares: int
     tiles: int
+    context_tiles: int = 0  # of them those that are read from beside the sequence
+    pairs: int = 0  # of a token and a context tile of its sample
 
     @property
     def rows(self) -> range:
@@ -33,9 +39,10 @@ class Amounts:
         return range(self.first_row, self.first_row + self.packs)
 
 
-def amounts(packs: Sequence[Pack], sequence_length: int) -> Amounts:
-    """The sums over the packs of one global batch."""
+def amounts(packs: Sequence[Pack], sequence_length: int, beside: Beside = lambda image: 0) -> Amounts:
+    """The sums over the packs of one global batch. `beside`: how many tiles of an image go into a context."""
     entries = [entry for pack in packs for entry in pack.entries]
+    contexts = [sum(beside(image) for image in entry.images) for entry in entries]
     seeing = [entry.tokens for entry in entries if entry.images]
     return Amounts(
         batch=packs[0].batch,
@@ -48,4 +55,6 @@ def amounts(packs: Sequence[Pack], sequence_length: int) -> Amounts:
         seeing_tokens=sum(seeing),
         seeing_squares=sum(tokens**2 for tokens in seeing),
         tiles=sum(entry.tiles for entry in entries),
+        context_tiles=sum(contexts),
+        pairs=sum(entry.tokens * context for entry, context in zip(entries, contexts, strict=True)),
     )

@@ -7,6 +7,7 @@ packs they belong to. The state is one integer, the step.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,8 @@ class PackLoader:
         self._normalisation, self._skips = normalisation, skips
         self._manifest, self._sets, self._report = manifest, sets, report
         self._chat, self._everywhere = template(model, tokenizer, chat), model.injection.everywhere
+        thumbnail = model.tiling.thumbnail
+        self._beside = functools.cache(lambda image: model.injection.context_tiles(image, thumbnail))
         self._tile, self._padding = model.tiling.tile, tokenizer.padding
         self._nothing = np.zeros((0, 3, self._tile, self._tile), np.uint8)
         self._images = TileLoader(sets, model.tiling, load_decoder(decoder))
@@ -91,7 +94,7 @@ class PackLoader:
         rows = [*(pack.row for pack in mine), *[None] * missing]
         filled = [*made, *(self._assembled([]) for _ in range(missing))]
         self._found[number] = stand_ins.found
-        told = amounts(packs, self._manifest.sequence_length)
+        told = amounts(packs, self._manifest.sequence_length, self._beside)
         return StepBatch(filled, rows, torch.from_numpy(tiles), shares, stand_ins.problems, told)
 
     def settled(self, batch: StepBatch, agree: Agree, seat: Seat = Seat(), micro_batches_of: int = 1) -> StepBatch:  # noqa: B008 - frozen

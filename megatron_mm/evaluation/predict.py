@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,7 @@ from ..data.loader import to_torch
 from ..data.measure import template
 from ..data.tokenizer import TextTokenizer
 from ..model import LanguageStage, VisionLanguageModel
+from ..tag_texts import TagTexts
 from .items import Item, prepare_item, read_items
 from .predictions import Prediction
 from .vocabulary import parallel_argmax
@@ -143,11 +144,15 @@ def _predict(
         def collect(logits: Tensor, non_loss_data: bool = True) -> list[Prediction]:
             return list(_compare(pack, _said(logits, targets)[targets].tolist(), tokenizer))
 
-        return stage(model.see(pack.batch) if stage.pre_process else pack.batch), collect
+        return stage(model.see(pack.batch)), collect
 
+    stages = parallel_state.get_pipeline_model_parallel_world_size()
     if len(model.stages) > 1:  # an interleaved pipeline wants as many packs at a time as it has stages
-        groups = [*groups, *[[]] * (-len(groups) % parallel_state.get_pipeline_model_parallel_world_size())]
-    feeds = itertools.tee((packer.pack(group) for group in groups), len(model.stages))  # decoded one by one
+        groups = [*groups, *[[]] * (-len(groups) % stages)]
+    packs: Iterable[Pack] = (packer.pack(group) for group in groups)  # decoded one by one
+    if model.spec.injection.has_context and stages > 1:  # what stages tell each other can't be told inside the schedule
+        packs = _with_tags(model, list(packs))
+    feeds = itertools.tee(packs, len(model.stages))
     with evaluating(model):
         judged = get_forward_backward_func()(
             forward_step_func=step,
@@ -160,6 +165,13 @@ def _predict(
             collect_non_loss_data=True,
         )
     return [item for pack in judged for item in pack]
+
+
+def _with_tags(model: VisionLanguageModel, packs: list[Pack]) -> list[Pack]:
+    """The packs with their tags' embeddings: all at once, so all are decoded first."""
+    with torch.no_grad():
+        given = TagTexts(model).give([pack.batch for pack in packs])
+    return [dataclasses.replace(pack, batch=batch) for pack, batch in zip(packs, given, strict=True)]
 
 
 def _said(logits: Tensor, targets: Tensor) -> Tensor:

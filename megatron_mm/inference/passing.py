@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from megavlm.platform.errors import ConfigError
 from ..backend import device
 from ..contracts import PackedBatch
 from ..model import LanguageStage, VisionLanguageModel
+from ..tag_texts import TagTexts
 
 
 @torch.no_grad()
@@ -28,9 +28,7 @@ def forward(
     Stages send each other hidden states [s, b, h]. `hidden_keys` is a mask as SDPAttention takes it, for every layer.
     """
     stage = only_stage(model)
-    batch = batch.to(device())
-    wanted = stage.pre_process or model.spec.injection.everywhere
-    batch = model.see(batch) if wanted else replace(batch, tiles=batch.tiles[:0])
+    (batch,) = TagTexts(model).give([model.see(batch.to(device()))])
     if not stage.pre_process:
         stage.set_input_tensor(_received(model, batch))
     with _hiding(stage.decoder, hidden_keys):

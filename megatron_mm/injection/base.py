@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import PositiveInt
 
 from megavlm.platform.config import Config
+from megavlm.platform.images import places
 
 from ..flops import Flops
 from .tags import Placement, Tags, tag
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from megatron.core.transformer.spec_utils import ModuleSpec
 
-    from megavlm.platform.images import TilePlace
+    from megavlm.platform.images import ImageTiles, TilePlace
 
     from ..config import Parallel
     from ..contracts import BuildContext
@@ -41,6 +42,10 @@ class Injection(Config):
     def tag(self, place: TilePlace) -> str:
         """The text that names a tile."""
         return tag(self.tags, place, self.tag_digits)
+
+    def context_tiles(self, image: ImageTiles, thumbnail: bool) -> int:
+        """How many of an image's tiles are read from beside the sequence."""
+        return sum(not self.placement(place).inline for place in places(image, thumbnail)) if self.has_context else 0
 
     def parameters(self, decoder: Decoder) -> int:
         """Parameters of the injection's own."""

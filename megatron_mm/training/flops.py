@@ -50,9 +50,12 @@ def step_flops(model: ModelConfig, train: Collection[str], of: Amounts) -> float
     encoder = model.encoder.flops()
     connector = model.connector.flops(model.encoder.grid, model.encoder.channels, model.decoder.hidden)
     decoder = model.decoder.flops(of.tokens, of.squares)
-    total = of.tiles * (encoder.forward + connector.forward) + decoder.forward
+    each = model.tokens_per_tile
+    cross = model.injection.flops(of.seeing_tokens, of.context_tiles * each, of.pairs * each, model.decoder)
+    total = of.tiles * (encoder.forward + connector.forward) + decoder.forward + cross.forward
     total += of.tiles * encoder.backward("encoder" in train, passes=False)
     total += of.tiles * connector.backward("connector" in train, passes="encoder" in train)
+    total += cross.backward("injection" in train, passes=True) if train else 0
     if "decoder" in train:
         return total + decoder.backward(trained=True, passes=True)
     back = model.decoder.flops(of.seeing_tokens, of.seeing_squares)  # text alone leads to nothing that learns

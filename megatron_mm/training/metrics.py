@@ -66,13 +66,13 @@ class Meter:
         """What the positions of the global batch were spent on."""
         if of is None:
             return {}
-        visual = of.tiles * self._model.tokens_per_tile
+        visual, beside = (tiles * self._model.tokens_per_tile for tiles in (of.tiles, of.context_tiles))
         return {
             "batch": of.batch,
             "samples": of.samples,
             "tiles": of.tiles,
             "visual_tokens": visual,
-            "text_tokens": of.tokens - visual,
+            "text_tokens": of.tokens - (visual - beside),
             "padding": round(1 - of.tokens / of.positions, 5),
             "learnt": round(result.targets / of.positions, 5),
         }

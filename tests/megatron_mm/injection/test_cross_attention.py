@@ -13,15 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, Context, PackedBatch
+from megavlm.megatron_mm.data.amounts import Amounts
 from megavlm.megatron_mm.decoders.qwen2 import Qwen2
 from megavlm.megatron_mm.injection.cross_attention import CrossAttention
 from megavlm.megatron_mm.injection.hybrid import Hybrid
 from megavlm.megatron_mm.injection.sight import SampleSight, sight
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
+from megavlm.megatron_mm.training.flops import step_flops
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.images import ImageTiles, places
 
@@ -306,3 +309,34 @@ def test_where_tiles_go() -> None:
         ("<tile_2>", False, False),
         ("<tile_global_thumbnail>", True, True),
     ]
+
+
+@pytest.mark.parametrize("injection", [X, {**X, "ffn": True, "kv_heads": 1}, H])
+def test_products_with_weights_are_those_that_torch_counts(
+    one_process: BuildContext, injection: dict[str, Any]
+) -> None:
+    model = built(one_process, injection)
+    pack = model.see(worker.pack(0, hybrid=injection["name"] == "hybrid", lengths=(17, 0)))
+    plain = replace(pack, context=None)
+    counts = []
+    for each in (replace(pack, labels=None), replace(plain, labels=None)):
+        with FlopCounterMode(display=False) as counter:
+            model(each)
+        found = counter.get_flop_counts()["Global"]
+        counts.append(sum(n for op, n in found.items() if str(op) in {"aten.mm", "aten.addmm"}))
+    tags = len(pack.context.tag_ids)
+    context = len(pack.context.tiles) * worker.EACH + tags
+    ours = model.spec.injection.flops(17, context, 0, model.spec.decoder)
+    assert ours.weights == counts[0] - counts[1] > 0
+
+
+def test_the_steps_flops_count_contexts_and_pairs() -> None:
+    config = worker.model_config(X)
+    some = {"batch": 0, "first_row": 0, "packs": 1, "samples": 1, "positions": 48, "tokens": 17, "squares": 289}
+    seeing = {"seeing_tokens": 17, "seeing_squares": 289, "tiles": 3, "context_tiles": 3, "pairs": 51}
+    plain = step_flops(config, ["decoder"], Amounts(**some, **seeing | {"context_tiles": 0, "pairs": 0}))
+    cross = config.injection.flops(0, 12, 204, config.decoder)
+    more = step_flops(config, ["decoder"], Amounts(**some, **seeing)) - plain
+    assert more == cross.forward + cross.backward(trained=False, passes=True)
+    both = step_flops(config, ["decoder", "injection"], Amounts(**some, **seeing))
+    assert both - plain - more == config.injection.flops(17, 12, 0, config.decoder).weights
