@@ -20,6 +20,7 @@ from megavlm.megatron_mm.checkpoints.forked import as_result
 from megavlm.megatron_mm.checkpoints.safe_load import load_state
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.encoders.internvit import InternViT
+from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.tower import VisionTower
 
 PATCH, SIDE, SEED = 7, 28, 3
@@ -171,9 +172,9 @@ def tower(name: str, parallel: Parallel) -> VisionTower:
             "decoder": {"name": "qwen2", "layers": 1, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96},
         }
     )
-    built = VisionTower(model, backend.build_context(parallel))
+    built = build_model(model, backend.build_context(parallel))
     backend.initialise(built, SEED)
-    return built
+    return built.tower
 
 
 def save(built: VisionTower, folder: Path) -> None:
