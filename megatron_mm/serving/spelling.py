@@ -23,11 +23,12 @@ class Spelling:
         """The text that is certain now and was not before: no half character, no beginning of a stop."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        found = [place for stop in self._stops if (place := text.find(stop, 0)) >= 0]
+        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             return self._tell(text[: min(found)])
-        return self._tell(text[: len(text.rstrip(BROKEN)) if text.endswith(BROKEN) else self._certain(text)])
+        whole = text.rstrip(BROKEN)
+        return self._tell(whole[: self._certain(whole)])
 
     def end(self) -> str:
         """The rest, when no more tokens come."""
