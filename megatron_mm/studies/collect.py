@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from megavlm.platform.config import Recipe, load_recipe
@@ -30,7 +32,8 @@ class RunFigures:
     """A finished training. Counts are sums over its stages, over the batches of the manifests that it stepped through.
 
     tokens: what stood in the packed sequences, padding left out; tiles: shown to the encoder; visual_tokens: what the
-    connector made of them, in the sequence or beside it; draws: a hash of which samples were drawn, however ordered.
+    connector made of them; tokens_beside: those of them that stood in a context beside the sequence; draws: a hash of
+    which samples were drawn, however ordered.
     """
 
     seed: int
@@ -40,6 +43,7 @@ class RunFigures:
     tokens: int
     tiles: int
     visual_tokens: int
+    tokens_beside: int
     seconds: float  # of the steps alone
     draws: str
     answers: dict[str, Answers]  # score -> the answers it counts
@@ -69,7 +73,7 @@ def figures(study: Study, run: VariantRun) -> RunFigures:
         steps=len(steps),
         seconds=round(sum(line["seconds"] for line in steps), 2),
         draws=f"{draws:016x}",
-        **{key: seen[key] for key in ("samples", "tokens", "tiles", "visual_tokens")},
+        **{key: seen[key] for key in ("samples", "tokens", "tiles", "visual_tokens", "tokens_beside")},
         answers={key: _answers(folder, score) for key, score in study.scores.items() if score.suite},
         metrics={key: _metric(folder, score) for key, score in study.scores.items() if score.metric},
     )
@@ -77,15 +81,16 @@ def figures(study: Study, run: VariantRun) -> RunFigures:
 
 def seen_in(folder: RunFolder, recipe: Recipe, stage: str) -> tuple[dict[str, int], int]:
     """(sums, hash of the draws) over the global batches that a stage stepped through."""
-    manifest, spec = Manifest(folder.path("stages", stage, "packs")), StageData.of(recipe, stage)
+    manifest, model = Manifest(folder.path("stages", stage, "packs")), StageData.of(recipe, stage).model
+    beside = functools.cache(partial(model.injection.context_tiles, thumbnail=model.tiling.thumbnail))
     seen: Counter[str] = Counter()
-    draws = 0
+    draws, each = 0, model.tokens_per_tile
     for line in stage_steps(folder, stage):
         packs = manifest.batch(line["batch"])
-        of = amounts(packs, manifest.sequence_length)
+        of = amounts(packs, manifest.sequence_length, beside)
         seen.update(samples=of.samples, tokens=of.tokens, tiles=of.tiles)
+        seen.update(visual_tokens=of.tiles * each, tokens_beside=of.context_tiles * each)
         draws = (draws + sum(_draw(stage, pack) for pack in packs)) % 2**64
-    seen["visual_tokens"] = seen["tiles"] * spec.model.tokens_per_tile
     return dict(seen), draws
 
 

@@ -9,7 +9,7 @@ THEIRS = (
     "Published figures, not ours: other data, another size, other questions. Compare the order of their rows with the "
     "order of ours, not the values."
 )
-COUNTS = ("samples", "tokens", "visual_tokens", "parameters", "steps", "seconds")
+COUNTS = ("samples", "tokens", "visual_tokens", "tokens_beside", "parameters", "steps", "seconds")
 Grid = tuple[list[str], list[list[str]]]  # columns, rows
 
 
@@ -81,6 +81,7 @@ def notes(table: dict[str, Any]) -> Iterator[str]:
     if table["same_samples"] and table["finished"]:
         yield "all variants saw the very same samples"
     yield "samples and tokens are counted in the pack manifests, over all stages; seconds are those of training steps"
+    yield "tokens: in the sequences; tokens beside: visual ones read through cross-attention, which are not among them"
     for row in table["rows"]:
         yield from (f"{row['variant']}, seed {seed}, failed: {why}" for seed, why in row["reasons"].items())
     if table["left_out"]:

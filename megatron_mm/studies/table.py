@@ -18,7 +18,7 @@ from .runs import VariantRun
 from .schema import Study
 
 BySeed = dict[int, RunFigures]  # what a variant's finished trainings gave
-COUNTS = ("parameters", "steps", "samples", "tokens", "tiles", "visual_tokens", "seconds")
+COUNTS = ("parameters", "steps", "samples", "tokens", "tiles", "visual_tokens", "tokens_beside", "seconds")
 STATES = ("failed", "unfinished", "not begun", "finished")  # of a row, the first that one of its trainings has
 
 
