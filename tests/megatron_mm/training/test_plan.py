@@ -66,7 +66,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
         (
             ["stages.language.mixture.packs_per_batch=3", "stages.language.parallel.tp=1", "stages.sft.parallel.tp=3"],
             3,
-            "heads 4 does not divide by parallel.tp 3",
+            "heads 4 .*do not divide by parallel.tp 3",
         ),
         (["stages.sft.parallel={tp: 1, pp: 4}"], 4, "decoder.layers 2: 2 are left for 4 other pipeline stages"),
         (
@@ -87,6 +87,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
             2,
             "mixture.sequence_length 127 does not divide by parallel.tp 2",
         ),
+        (["stages.sft.parallel={tp: 2, overlap: true}"], 2, r"2 process\(es\) hold one copy of the weights"),
         (["stages.sft.precision=fp8"], 2, "fp8 needs Transformer Engine"),
         (["stages.sft.train=[injection]"], 2, "holds no parameter"),
         (["model.objectives=[next_token, next_token]"], 2, "2 objectives: .* not built yet"),
@@ -103,6 +104,13 @@ def test_what_cannot_be_is_refused(recipe: Path, overrides: list[str], nproc: in
     with pytest.raises(ConfigError, match=said) as raised:
         make_plan(load_recipe(str(recipe), overrides), nproc=nproc)
     assert raised.value.where and raised.value.fix
+
+
+@pytest.mark.parametrize(("layout", "nproc"), [("{overlap: true}", 2), ("{cp: 2, overlap: true}", 2),
+                                               ("{pp: 2, vp: 1, overlap: true}", 4)])  # fmt: skip
+def test_several_copies_of_the_weights_may_overlap(recipe: Path, layout: str, nproc: int) -> None:
+    words = ["stages.language.parallel.tp=1", f"stages.sft.parallel={layout}"]
+    assert make_plan(load_recipe(str(recipe), words), nproc=nproc).world == nproc
 
 
 def test_an_unknown_stage_gets_the_nearest(recipe: Path) -> None:
