@@ -345,6 +345,16 @@ class Stage(Config):
     gate: Gate | None = None
     optional: bool = False  # runs only when --stage names it: controls and ablations
 
+    @model_validator(mode="after")
+    def _starts_once(self) -> Stage:
+        if self.after and self.start is not None:
+            raise ConfigError(
+                f"start {self.start}, and the weights are those of {', '.join(self.after)}",
+                where="start",
+                fix="leave out either start or after",
+            )
+        return self
+
 
 class Run(Config):
     """What a run does beside training, and may do otherwise whenever it goes on."""

@@ -38,10 +38,11 @@ class Source(NamedTuple):
 
 
 class Import(NamedTuple):
-    """What will be written: of each source, which tensors; `bytes` in all."""
+    """What will be written: of each source, which tensors. `drawn` are the model's axes that none of them holds."""
 
     sources: list[Source]
     accounts: list[Account]
+    drawn: list[str]
 
     @property
     def axes(self) -> list[str]:
@@ -60,8 +61,7 @@ class Import(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Plain data under stable keys."""
         each = [_record(source, own) for source, own in zip(self.sources, self.accounts, strict=True)]
-        drawn = [axis for axis in AXES if axis not in self.axes]
-        return {"sources": each, "parts": self.axes, "drawn": drawn, "bytes": self.bytes}
+        return {"sources": each, "parts": self.axes, "drawn": self.drawn, "bytes": self.bytes}
 
 
 def plan_import(model: ModelConfig, sources: Sequence[Source]) -> Import:
@@ -74,7 +74,8 @@ def plan_import(model: ModelConfig, sources: Sequence[Source]) -> Import:
     ours = slots(model)
     pairs = [pair_up(source.format, model, ours, source.axes) for source in sources]
     found = [account(source.format, own, source.published) for source, own in zip(sources, pairs, strict=True)]
-    return Import(list(sources), found)
+    held = {axis for source in sources for axis in source.axes}
+    return Import(list(sources), found, [axis for axis in AXES if axis in {slot.axis for slot in ours} - held])
 
 
 def write_import(plan: Import, run: RunFolder, stage: str) -> Path:

@@ -33,5 +33,6 @@ class Qwen2(Format):
         return shape(model) | {
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
+            "rope_scaling": None,
             "use_sliding_window": False,
         }

@@ -148,11 +148,16 @@ def _what(p: argparse.ArgumentParser) -> None:
 def _plan(spec: StageData, sources: Sequence[tuple[Published, str | None, list[str] | None]]) -> Any:
     from .importing import Source, plan_import
 
-    found = [(published, format_of(published, name), parts) for published, name, parts in sources]
-    return plan_import(
-        spec.model,
-        [Source(pub, fmt, [axis for axis in fmt.maps if not parts or axis in parts]) for pub, fmt, parts in found],
-    )
+    return plan_import(spec.model, [Source(pub, *_asked(format_of(pub, name), parts)) for pub, name, parts in sources])
+
+
+def _asked(fmt: Format, parts: list[str] | None) -> tuple[Format, list[str]]:
+    """The format, and the axes of it that were asked for; raises ConfigError where it has none of them."""
+    axes = [axis for axis in fmt.maps if not parts or axis in parts]
+    if not axes:
+        held = ", ".join(fmt.maps)
+        raise ConfigError(f"format {fmt.name} holds {held}, and not {', '.join(parts or [])}", where="--part")
+    return fmt, axes
 
 
 def format_of(published: Published, name: str | None) -> Format:
