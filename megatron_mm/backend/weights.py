@@ -89,7 +89,7 @@ def _drawn_shape(model: Any, tensor: ShardedTensor) -> tuple[int, ...]:
 
 
 def _layers(model: Any, tensor: ShardedTensor) -> int:
-    """Layers of the transformer that a tensor stands in, 0 outside of any. Those that differ are named one by one."""
+    """How many layers its transformer has, 0 where that is not known. Decoders' layers that differ are named apart."""
     if tensor.prepend_axis_num:
         return tensor.global_shape[0]
-    return model.spec.decoder.layers if ".layers." in tensor.key else 0
+    return model.spec.decoder.layers if "decoder.layers." in tensor.key else 0
