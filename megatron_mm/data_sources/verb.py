@@ -48,8 +48,8 @@ def of_recipe(recipe: Recipe) -> list[dict[str, Any]]:
             users.setdefault(name, []).append(stage)
     rows = []
     for name, of in users.items():
-        folder = set_folder(data, name)
-        row = _row(known[name]) if name in known else _unknown(name, demo=MARK in data.sets[name])
+        folder, demo = set_folder(data, name), MARK in data.sets[name]  # the demo's may be called like a paper's
+        row = _row(known[name]) if name in known and not demo else _unknown(name, demo)
         rows.append(row | {"stages": of, "folder": folder, "here": exists(folder)})
     made_of = {known[name].made_of for name in users if name in known} - {None}
     return rows + [_row(each) for each in known.values() if made_of & set(each.roles)]

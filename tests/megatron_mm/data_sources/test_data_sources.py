@@ -95,7 +95,7 @@ def test_sets_that_no_paper_names(capsys: pytest.CaptureFixture[str], tmp_path: 
     path.write_text("base: nvlm-d-mini\ndata: {sets: {mine: /nowhere}}\nstages: {sft: {mixture: {weights: {mine: 1}}}}")
     rows = {row["name"]: row for row in told(capsys, str(path))["sets"]}
     assert (rows["mine"]["known"], rows["mine"]["open"]) == (False, "a set of your own")
-    assert "megavlm demo" in rows["text"]["open"]
+    assert "megavlm demo" in rows["text"]["open"] and "megavlm demo" in rows["text-heldout"]["open"]
 
 
 def test_without_a_recipe_everything_known(
