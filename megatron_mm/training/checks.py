@@ -14,6 +14,7 @@ from megavlm.platform.storage import exists
 
 from ..backend.deterministic import require_environment
 from ..backend.guards import check_stage, require_precision
+from ..checkpoints.listing import resolve
 from ..config import ModelConfig, Parallel, Stage, Stages
 from ..data.build import StageData
 from ..data.sets import set_folder, sets_of
@@ -27,7 +28,8 @@ def check_world(name: str, stage: Stage, nodes: int, nproc: int) -> None:
     machines = f" ({nodes} nodes x {nproc})" if nodes > 1 else ""
     each = parallel.split // math.gcd(parallel.split, nodes)
     raise ConfigError(
-        f"{world} processes{machines} do not divide by tp {parallel.tp} x pp {parallel.pp} = {parallel.split}",
+        f"{world} processes{machines} do not divide by tp {parallel.tp} x pp {parallel.pp} x cp {parallel.cp} = "
+        f"{parallel.split}",
         where=f"stages.{name}.parallel",
         fix=f"use --nproc {max(nproc // each, 1) * each}, or another layout",
     )
@@ -103,6 +105,12 @@ def check_gate(name: str, stages: Stages) -> None:
                 where=f"stages.{side}.evaluate",
                 fix=f"set stages.{side}.evaluate.{gate.suite}=SET",
             )
+
+
+def check_start(stage: Stage) -> None:
+    """Raises InputError or ConfigError when the weights that a stage starts from are not there."""
+    if stage.start is not None:
+        resolve(stage.start)
 
 
 def check_sets(spec: StageData) -> list[str]:

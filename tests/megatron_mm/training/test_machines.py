@@ -61,7 +61,7 @@ def test_the_environment_says_how_many_machines(
 
 @pytest.mark.parametrize(("nodes", "nproc", "fix"), [(3, 3, "--nproc 2"), (5, 1, "--nproc 2")])
 def test_processes_that_do_not_divide(recipe: Path, nodes: int, nproc: int, fix: str) -> None:
-    said = rf"{nodes * nproc} processes \({nodes} nodes x {nproc}\) do not divide by tp 2 x pp 1 = 2"
+    said = rf"{nodes * nproc} processes \({nodes} nodes x {nproc}\) do not divide by tp 2 x pp 1 x cp 1 = 2"
     with pytest.raises(ConfigError, match=said) as raised:
         make_plan(load_recipe(str(recipe)), nproc=nproc, nodes=nodes)
     assert fix in str(raised.value)

@@ -63,6 +63,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
     ("overrides", "nproc", "said"),
     [
         (["stages.sft.parallel.tp=2"], 3, "3 processes do not divide by tp 2"),
+        (["stages.sft.parallel.cp=2"], 2, "2 processes do not divide by tp 2 x pp 1 x cp 2 = 4"),
         (
             ["stages.language.mixture.packs_per_batch=3", "stages.language.parallel.tp=1", "stages.sft.parallel.tp=3"],
             3,
@@ -106,8 +107,8 @@ def test_what_cannot_be_is_refused(recipe: Path, overrides: list[str], nproc: in
     assert raised.value.where and raised.value.fix
 
 
-@pytest.mark.parametrize(("layout", "nproc"), [("{overlap: true}", 2), ("{cp: 2, overlap: true}", 2),
-                                               ("{pp: 2, vp: 1, overlap: true}", 4)])  # fmt: skip
+@pytest.mark.parametrize(("layout", "nproc"), [("{tp: 1, overlap: true}", 2), ("{overlap: true}", 4),
+                                               ("{tp: 1, cp: 2, overlap: true}", 2)])  # fmt: skip
 def test_several_copies_of_the_weights_may_overlap(recipe: Path, layout: str, nproc: int) -> None:
     words = ["stages.language.parallel.tp=1", f"stages.sft.parallel={layout}"]
     assert make_plan(load_recipe(str(recipe), words), nproc=nproc).world == nproc
