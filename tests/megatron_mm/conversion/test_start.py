@@ -15,6 +15,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.conversion.verb import import_main, verify_main
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.plan import make_plan
 from megavlm.megatron_mm.training.pulse import Pulse
 from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
@@ -77,3 +78,8 @@ def test_what_an_import_tells_of_itself(start: Path) -> None:
     marker = json.loads((start / "checkpoints" / "language" / "step-000000" / "COMPLETE").read_text())
     assert marker == {"stage": "language", "step": 0, "parts": ["decoder"]}
     assert yaml.safe_load((start / "config.yaml").read_text())["model"]["decoder"]["name"] == "qwen2"
+
+
+def test_a_start_that_is_not_there_is_told_before_anything_runs(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="start"):
+        make_plan(load_recipe(str(recipe), [f"{STAGE}start={tmp_path / 'start'}"]), "language")
