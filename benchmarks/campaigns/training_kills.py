@@ -32,7 +32,7 @@ from megavlm.platform.runs import RunFolder
 from megavlm.platform.shards import ShardWriter
 
 KILLS, SEED, STEPS = 100, 1, 300
-AIMS = ("save", "step", "any")  # a third each
+AIMS = ("save", "step", "save", "any")  # a save is over before some of those that are aimed at one strike
 VICTIMS = ("command", "rank", "everything")
 WAYS = {"while it waits": "false", "while it trains": "true"}  # checkpoint.asynchronous
 RESULT = Path(__file__).with_suffix(".md")
