@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.checkpoints.listing import checkpoint_path
-from megavlm.megatron_mm.config import Parallel
+from megavlm.megatron_mm.config import AXES, Parallel
 from megavlm.megatron_mm.conversion.exporting import plan_export, write_export
 from megavlm.megatron_mm.conversion.importing import Source, plan_import, write_import
 from megavlm.megatron_mm.conversion.megavlm import MegaVLM
@@ -32,7 +32,7 @@ model:
   tiling: {tile: 28}
   encoder: {name: internvit, image_size: 28, patch_size: 7, layers: 2, hidden: 45, heads: 9, dummy_heads: 7, ffn: 56}
   connector: {name: pixel_shuffle_mlp, hidden: 48}
-  injection: {name: inline, tags: 2d_grid}
+  injection: INJECTION
   decoder: {name: llama, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 48, vocab: 512, max_positions: 512,
             rope_base: 5.0e6, norm_eps: 1.0e-5}
 data: {tokenizer: mini, template: {name: chatml, system: Answer.}, sets: {pairs: somewhere}}
@@ -54,18 +54,20 @@ class Made(NamedTuple):
     exported: Path
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+@pytest.fixture(
+    scope="module", params=["{name: inline, tags: 2d_grid}", "{name: cross_attention, every: 2}"], ids=["d", "x"]
+)
+def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Made]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("own")
-    (folder / "yi.yaml").write_text(RECIPE)
+    (folder / "yi.yaml").write_text(RECIPE.replace("INJECTION", request.param))
     recipe = load_recipe(str(folder / "yi.yaml"))
     spec = StageData.of(recipe, "sft")
     backend.init_distributed(Parallel(), seed=1)
     model = build_model(spec.model, backend.build_context(Parallel(), "fp32"))
     backend.initialise(model, seed=3)
-    axes = {axis: model.axis(axis)[0] for axis in ("encoder", "connector", "decoder")}
-    parameters = {f"{axis}.{n}": p.detach().clone() for axis, part in axes.items() for n, p in part.named_parameters()}
+    parameters = {f"{axis}.{name}": p.detach().clone() for axis in AXES for name, p in model.axis(axis)}
+    assert len(parameters) == len(list(model.parameters()))
     checkpoint = checkpoint_path(RunFolder.create(folder / "run", recipe.tree, recipe.origins, []), "sft", 1)
     checkpoint.mkdir(parents=True)
     dist_checkpointing.save(model.sharded_state_dict(), str(checkpoint))
@@ -78,6 +80,8 @@ def test_every_parameter_is_there_as_it_is(made: Made) -> None:
     index = json.loads((made.exported / "model.safetensors.index.json").read_text())["weight_map"]
     held = {name: t for file in set(index.values()) for name, t in load_file(made.exported / file).items()}
     assert held.keys() == made.parameters.keys() and len(held) > 40
+    injected = [name for name in held if name.startswith("injection.")]
+    assert bool(injected) == (made.spec.model.injection.name == "cross_attention")
     assert all(torch.equal(held[name], made.parameters[name]) for name in held)
 
 

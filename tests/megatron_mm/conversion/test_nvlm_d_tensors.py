@@ -17,7 +17,9 @@ from megavlm.megatron_mm.conversion.accounts import pair_up
 from megavlm.megatron_mm.conversion.nvlm_d import NVLMD
 from megavlm.megatron_mm.conversion.nvlm_d_check import check_template
 from megavlm.megatron_mm.conversion.ours import slots
+from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.data.templates.vicuna_v1 import VicunaV1
+from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError
 
 DUMMY_HEADS = 7  # what vLLM pads the encoder with, whatever config.json says
@@ -119,17 +121,9 @@ def test_the_72b_has_the_released_counts(
     published: Callable[[ModelConfig], dict[str, tuple[int, ...]]],
 ) -> None:
     """79.38 B, as the release says; its vision encoder holds the dummy heads."""
-    model = ModelConfig.parse(
-        {
-            "encoder": {"name": "internvit", "dummy_heads": 7},
-            "connector": {"name": "pixel_shuffle_mlp", "hidden": 29568, "norm_eps": 1e-5},
-            "injection": {"name": "inline", "tags": "1d"},
-            "decoder": {
-                "name": "qwen2", "layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "ffn": 29568,
-                "vocab": 152064,
-            },
-        }
-    )  # fmt: skip
+    spec = StageData.of(load_recipe("nvlm-d-72b"), "sft")
+    model, template = spec.model, check_template(spec.data.template)
+    assert template.system == "Follow the user's instruction and answer questions."
     NVLMD().fits(model)
     tensors = published(model)
     assert tensors == asked(NVLMD().config(model))
