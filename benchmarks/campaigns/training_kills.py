@@ -103,7 +103,7 @@ class Half:
 
     def _kill(self, broken: Broken, draw: random.Random) -> None:
         while len(self.strikes) < KILLS // 2:
-            told = broken.strike(AIMS[len(self.strikes) % 3], draw.choice(VICTIMS))
+            told = broken.strike(AIMS[len(self.strikes) % len(AIMS)], draw.choice(VICTIMS))
             if told is None:
                 return
             self.strikes.append(told)
