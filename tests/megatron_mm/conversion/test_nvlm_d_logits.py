@@ -27,6 +27,7 @@ from megavlm.megatron_mm.conversion.verb import format_of
 from megavlm.megatron_mm.conversion.verifying import differences
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
+from megavlm.platform.cli import main
 from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.storage import write_atomic
@@ -222,3 +223,16 @@ def test_an_import_and_another_export_change_no_bit(made: Made, tmp_path: Path) 
 
 def test_it_is_known_by_its_architecture(made: Made) -> None:
     assert isinstance(format_of(Published(made.exported), None), NVLMD)
+
+
+def test_the_command_writes_what_it_says(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In bfloat16, as the release is; in one file, which needs no index."""
+    command = ["convert", "export", str(made.run.path("config.yaml").parent), "--format", "nvlm_d", "--json"]
+    assert main([*command, "--dtype", "bfloat16", "--out", str(tmp_path / "out")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (told["files"], told["tensors"], told["dtype"]) == (["model.safetensors"], len(tensors), "bfloat16")
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    said = [config[key]["torch_dtype"] for key in ("llm_config", "vision_config")]
+    assert [config["torch_dtype"], *said] == ["bfloat16"] * 3
