@@ -116,5 +116,5 @@ def _add_events(run: RunFolder, report: Report) -> None:
         report.table(rows, columns, title="Loss spikes, and updates left out for a gradient that was not finite")
     bad = _events(run, "bad_sample")
     if bad:
-        columns = ["set", "key", "reason", "detail", "row"]
-        report.table(bad, columns, title="Samples replaced while training (grey tiles, nothing learnt)")
+        columns = ["set", "key", "reason", "detail", "row", "instead"]
+        report.table(bad, columns, title="Samples unreadable while training, and what was learnt instead")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +120,37 @@ def test_an_interleaved_pipeline_gets_as_many_packs_as_it_goes_through_at_a_time
     assert [batch.rows.count(None) for batch in batches] == [0, 1, 1]
     filler = batches[1].packs[-1]
     assert not filler.loss_weights.any() and filler.length == 96 and len(filler.visual_index) == 0
+
+
+def learnt(batches) -> Counter:
+    """What a global batch learns from, over all its replicas: of every sample its tokens, labels and weights."""
+    found = Counter()
+    for pack in (pack for batch in batches for pack in batch.packs):
+        ends = pack.cu_seqlens.tolist()
+        for start, end in itertools.pairwise(ends):
+            fields = (pack.tokens, pack.labels, pack.loss_weights)
+            sample = tuple(tuple(each[0, start:end].tolist()) for each in fields)
+            found[sample] += any(sample[2])  # the padding has no weight
+    return +found
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_a_batch_of_samples_is_the_same_on_three_replicas_as_on_one(make_recipe, tmp_path, size):
+    recipe = make_recipe()
+    unit = f"batch: {{unit: samples, size: {size}}}"
+    recipe.write_text(recipe.read_text().replace("packs_per_batch: 4", unit))
+    spec = StageData.of(load_recipe(str(recipe)), "only")
+    manifest = build_manifest(spec, tmp_path / "packs")
+    loader, met = open_loader(spec, manifest), set()
+    for step in range(manifest.batches):
+        one = [loader.batch(step)]
+        three = [loader.batch(step, Seat(Grid(dp=3), member)) for member in range(3)]
+        assert learnt(one) == learnt(three) and sum(learnt(one).values()) == size
+        weights = [sum(float(p.loss_weights.sum()) for b in batches for p in b.packs) for batches in (one, three)]
+        assert weights[0] == weights[1] == sum(pack.targets for pack in manifest.batch(step))
+        assert sum(len(batch.tiles) for batch in three) == len(one[0].tiles) == one[0].shares.total
+        met |= {tuple(sum(row is not None for row in batch.rows) for batch in three)}
+    assert any(len(set(counts)) > 1 for counts in met)  # replicas with unequal numbers of packs were among them
 
 
 def test_any_start_is_the_same(opened):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from megavlm.megatron_mm.data.shares import Grid, Seat
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.platform.config import load_recipe
 
-MINI = load_tokenizer("mini")
+MINI, ROOM = load_tokenizer("mini"), "stages.only.mixture.sequence_length=128"
 WIDE, HIGH, SMALL = (90, 40), (40, 90), (28, 28)
 # 0 and 1 are cut off, and so are 5 and 6, which are the only ones of their kind; the text of 8 is spoilt later
 SIZES = [WIDE, WIDE, WIDE, WIDE, WIDE, HIGH, HIGH, SMALL, SMALL, SMALL]
@@ -46,7 +47,7 @@ def sample(number: int) -> dict[str, object]:
 @pytest.fixture
 def spec(make_recipe: Callable[..., Path], tmp_path: Path) -> StageData:
     recipe = make_recipe(vqa={f"p{k}": sample(k) for k in range(len(SIZES))})
-    of = StageData.of(load_recipe(str(recipe), ["stages.only.mixture.sequence_length=128"]), "only")
+    of = StageData.of(load_recipe(str(recipe), [ROOM]), "only")
     build_manifest(of, tmp_path / "packs")
     [tar] = (tmp_path / "vqa").glob("*.tar")
     tar.write_bytes(tar.read_bytes().replace(b"What 8?", b'What"8?'))
@@ -185,6 +186,31 @@ def test_a_resume_meets_the_same_and_what_is_known_is_not_made_twice(spec: Stage
         assert made.problems and of.settled(made, set) is made
     streamed = list(of.batches(2, 5, Seat()))
     assert all(same(a, b) for a, b in zip(streamed, batches[2:5], strict=True))
+
+
+def test_who_needs_what_stays_where_tiles_are_beside_the_sequence(spec: StageData, tmp_path: Path) -> None:
+    """NVLM-H: of every image the thumbnail stands in the sequence, though its sample cannot be read."""
+    recipe = load_recipe(str(tmp_path / "tiny.yaml"), [ROOM, "model.injection={name: hybrid, every: 1}"])
+    hybrid = StageData.of(recipe, "only")
+    shutil.move(tmp_path / "packs", tmp_path / "inline")
+    tar = next((tmp_path / "vqa").glob("*.tar"))
+    spoilt = tar.read_bytes()
+    tar.write_bytes(spoilt.replace(b'What"8?', b"What 8?"))
+    manifest = build_manifest(hybrid, tmp_path / "packs")
+    tar.write_bytes(spoilt)
+    of, met = loader(hybrid, tmp_path / "packs", []), set()
+    for step in range(manifest.batches):
+        batch = alone(of, step)
+        for row, pack in zip(batch.rows, batch.packs, strict=True):
+            cut = [image for entry in manifest[row].entries for image in entry.images]
+            ends = list(accumulate(image.tiles for image in cut))
+            assert pack.inline_tiles.tolist() == [end - 1 for end in ends]
+            assert pack.context.tiles.tolist() == [k for k in range(sum(i.tiles for i in cut)) if k + 1 not in ends]
+            assert len(pack.visual_index) == 4 * len(ends)  # tokens per tile
+            tags = "".join(f"<tile_{k + 1}>" for image in cut for k in range(image.tiles - 1))
+            assert MINI.show(pack.context.tag_ids.tolist()) == tags
+        met |= set(batch.problems)
+    assert len(met) == len(CUT | SPOILT)
 
 
 def test_without_problems_they_meet_once(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
