@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch.distributed as dist
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import Context, PackedBatch
-from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.inference.passing import forward, told
+from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
 from megavlm.megatron_mm.training.overlap import overlaps
 
@@ -119,7 +121,17 @@ def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], op
         batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         results.append([done.loss, done.grad_norm, done.tokens, done.targets])
+    if parallel.cp == parallel.vp == 1 and not parallel.sequence_parallel:  # what inference runs on
+        results.append([heard(model.eval(), replace(pack(9, injection["name"] == "hybrid"), labels=None))])
     return results
+
+
+def heard(model: VisionLanguageModel, prompt: PackedBatch) -> float:
+    """One number of all logits, the same on every rank."""
+    logits = forward(model, prompt, gather_logits=True)
+    draw = torch.Generator().manual_seed(1)
+    weights = torch.randn(1, prompt.length, 96, generator=draw)
+    return told(None if logits is None else (logits * weights).sum()[None], (1,)).item()
 
 
 def main(out: Path) -> None:

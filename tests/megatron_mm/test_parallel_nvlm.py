@@ -29,7 +29,7 @@ def worker() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
-    """Per case and step: loss, gradient norm, tokens, targets."""
+    """Per case and step: loss, gradient norm, tokens, targets; last a number of all logits."""
     torch.set_num_threads(1)
     results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
     backend.shutdown()
@@ -58,10 +58,14 @@ def test_x_and_h_train_alike_on_every_layout(
 ) -> None:
     found = layouts(processes, tmp_path / "results.json")
     assert set(found) == set(worker().LAYOUTS[processes])
+    assert any(len(cases["x"]) == 4 for cases in found.values())
     for layout, cases in found.items():
         for case, wanted in one_process.items():
-            for step, (ours, alone) in enumerate(zip(cases[case], wanted, strict=True)):
+            for step, (ours, alone) in enumerate(zip(cases[case], wanted[: len(cases[case])], strict=True)):
                 place = f"{layout}, {case}, step {step}"
+                if step == 3:  # what is said of a prompt after training, where inference runs on this layout
+                    assert ours[0] == pytest.approx(alone[0], abs=1e-3), place
+                    continue
                 assert ours[0] == pytest.approx(alone[0], abs=1e-5), place
                 assert ours[1] == pytest.approx(alone[1], abs=1e-4), place
                 assert ours[2:] == alone[2:], place
