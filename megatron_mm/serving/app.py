@@ -46,7 +46,12 @@ class App:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/completions", self.completions, methods=["POST"]),
             ],
-            exception_handlers={Refused: _refused, HTTPException: _unknown, Exception: _failed},
+            exception_handlers={
+                Refused: _refused,
+                HTTPException: _unknown,
+                ClientDisconnect: _left,
+                Exception: _failed,
+            },
         )
 
     async def health(self, request: Request) -> Response:
@@ -212,6 +217,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse(_told(error.status_code, f"{error.detail}: {request.url.path[:100]}"), error.status_code)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # read by nobody
 
 
 async def _failed(request: Request, error: Exception) -> Response:

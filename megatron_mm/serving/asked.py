@@ -6,6 +6,7 @@ Fields that would change the answer and that we do not have are refused, never i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T", bound="Asked")
 Stop = Annotated[str, Field(min_length=1)]
 Id = Annotated[int, Field(strict=True)]
 MOST_TOP = 20  # likeliest tokens beside one
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half a pair, or a whole one
 
 
 class StreamOptions(BaseModel):
@@ -115,7 +117,7 @@ def allowed(new_tokens: int, limits: Limits) -> int:
 def parsed(schema: type[T], body: bytes, model: str) -> T:
     """A request for the model of that name; raises Refused, naming the field, for anything else."""
     try:
-        asked = schema.model_validate(json.loads(body))
+        asked = schema.model_validate(_json(body))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
@@ -128,3 +130,11 @@ def parsed(schema: type[T], body: bytes, model: str) -> T:
             404, f"no model '{asked.model[:200]}' here; it is '{model}'", code="model_not_found", param="model"
         )
     return asked
+
+
+def _json(body: bytes) -> Any:
+    """What the body says; raises ValueError for no JSON, and for half a surrogate pair, which no text can hold."""
+    said = json.loads(body)
+    if SURROGATE.search(body):
+        json.dumps(said, ensure_ascii=False).encode()
+    return said

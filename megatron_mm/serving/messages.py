@@ -85,10 +85,6 @@ def _text(text: Any, where: str) -> str:
         raise Refused(400, f"{where}: no text", param=where)
     if IMAGE_MARK in text:
         raise Refused(400, f"{where}: a text cannot hold {IMAGE_MARK}; give the image as a part", param=where)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Refused(400, f"{where}: half of a surrogate pair", param=where) from None
     return text
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,10 +212,3 @@ def tools() -> Any:
     from types import SimpleNamespace
 
     return SimpleNamespace(picture=picture, data_url=data_url, asked=asked, TOKEN=TOKEN, NAME=NAME)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

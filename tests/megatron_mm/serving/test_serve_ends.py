@@ -10,27 +10,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from megavlm.platform.cli import main
 
 
-def ended_while_answering(server: Any, tools: Any) -> tuple[dict[str, Any], int]:
-    """The answer that was on its way when TERM came, and the exit code."""
-    body = tools.asked("Tell me everything.", max_tokens=200, stop=["\0"])
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.post, "/chat/completions", body)
-        time.sleep(0.15)
-        server.process.send_signal(signal.SIGTERM)
-        response = answer.result(timeout=60)
-    assert response.status_code == 200, response.text
-    return response.json(), server.process.wait(timeout=60)
+def ended_while_answering(server: Any, tools: Any) -> tuple[str, int]:
+    """The answer whose first piece was there when TERM came, and the exit code."""
+    body = tools.asked("Tell me everything.", max_tokens=200, stop=["\0"], stream=True)
+    headers = {"Authorization": f"Bearer {tools.TOKEN}"}
+    said = ""
+    with httpx2.stream("POST", f"{server.url}/chat/completions", json=body, headers=headers, timeout=60) as response:
+        events = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {"))
+        for number, event in enumerate(events):
+            said += event["choices"][0]["delta"]["content"]
+            if number == 1:
+                server.process.send_signal(signal.SIGTERM)
+    return said, server.process.wait(timeout=60)
 
 
 def test_term_finishes_what_is_being_answered(start_server: Callable[..., Any], here: Any, tools: Any) -> None:
     server = start_server()
-    told, code = ended_while_answering(server, tools)
-    assert told["choices"][0]["message"]["content"] == here.answer("Tell me everything.", tokens=200)
+    said, code = ended_while_answering(server, tools)
+    assert said == here.answer("Tell me everything.", tokens=200)
     assert code == 0, server.log.read_text()[-3000:]
     assert "Traceback" not in server.log.read_text()
 
@@ -41,8 +44,8 @@ def test_two_ranks_answer_as_one_and_end_together(start_server: Callable[..., An
     picture = tools.picture(2)
     bodies = [tools.asked("What is this?", picture), tools.asked("And this?"), tools.asked("Hm?", stop=["e"])]
     with ThreadPoolExecutor(3) as pool:
-        said = [r.json()["choices"][0] for r in pool.map(lambda body: server.post("/chat/completions", body), bodies)]
-    texts = [choice["message"]["content"] for choice in said]
+        told = [r.json()["choices"][0] for r in pool.map(lambda body: server.post("/chat/completions", body), bodies)]
+    texts = [choice["message"]["content"] for choice in told]
     assert texts[:2] == [here.answer("What is this?", picture), here.answer("And this?")]
     assert texts[2] == here.answer("Hm?").split("e")[0]
     score = {"model": tools.NAME, "prompt": [5, 6, 7, 8], "max_tokens": 0, "echo": True, "logprobs": 1}
@@ -50,8 +53,8 @@ def test_two_ranks_answer_as_one_and_end_together(start_server: Callable[..., An
     wanted = here.logprobs([5, 6, 7, 8])
     assert found == pytest.approx([wanted[k, token].item() for k, token in enumerate([6, 7, 8])], abs=1e-5)
     time.sleep(1)  # ranks that hear nothing still live
-    told, code = ended_while_answering(server, tools)
-    assert told["choices"][0]["message"]["content"] == here.answer("Tell me everything.", tokens=200)
+    said, code = ended_while_answering(server, tools)
+    assert said == here.answer("Tell me everything.", tokens=200)
     assert code == 0, server.log.read_text()[-3000:]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +116,7 @@ def test_paths_that_are_not_there_answer_in_the_same_shape(server: Any) -> None:
 
 def test_more_at_once_than_it_takes(server: Any, tools: Any) -> None:
     async def all_at_once() -> list[httpx2.Response]:
-        body, headers = tools.asked("hello", max_tokens=60), {"Authorization": f"Bearer {tools.TOKEN}"}
+        body, headers = tools.asked("hello", max_tokens=150), {"Authorization": f"Bearer {tools.TOKEN}"}
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(headers=headers, timeout=60, limits=limits) as client:
             posts = (client.post(f"{server.url}/chat/completions", json=body) for _ in range(60))
@@ -137,3 +140,24 @@ def test_the_log_has_a_line_for_each_request_and_neither_token_nor_texts(server:
     one, other = log.splitlines()[-2:]
     assert f"chat 200 {answer['usage']['prompt_tokens']} + 3 tokens, 0 tiles length" in one and "chat 400" in other
     assert tools.TOKEN not in log and "zanzibar" not in log and answer["choices"][0]["message"]["content"] not in log
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_frees_its_place(server: Any, tools: Any, stream: bool) -> None:
+    before = server.log.read_text()
+    body = json.dumps(tools.asked("Go on.", max_tokens=200, stream=stream, stop=["\0"])).encode()
+    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tools.TOKEN}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        line.sendall(head.encode() + body)
+        if stream:
+            assert line.recv(10)
+    deadline = time.monotonic() + 20
+    while not (new := server.log.read_text().removeprefix(before)).endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    told = re.search(r"chat (\w+) \d+ \+ (\d+) tokens", new)
+    assert told is not None and told[1] == ("200" if stream else "gone") and int(told[2]) < 200
+    assert "Traceback" not in new and "Exception" not in new
+    assert server.post("/chat/completions", tools.asked("Hm?", max_tokens=1)).status_code == 200
