@@ -22,18 +22,18 @@ FAILED = "variant_failed"  # the event of an attempt
 LOOK_SECONDS = 0.5
 
 
-def drive(folder: RunFolder, study: Study, runs: Sequence[VariantRun], shared: bool = True) -> None:
+def drive(folder: RunFolder, study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> None:
     """Bring every run as far as it goes; one that fails stops no other.
 
     Raises SavedResumable when someone asked to stop (USR1, TERM or a wish in the attempt's folder), after the trainings
     at work have saved; MegaVLMError when another driver is at work here.
     """
-    executor, sharing = study.executor.make(), Sharing(runs)
+    executor = study.executor.make()
     with only_driver(folder), folder.new_attempt() as attempt, SaveRequest(attempt) as request:
         for run in runs:
             make_demo_data(run.recipe)
         for number, wave in enumerate(sharing.waves(runs)):
-            todo = [run for run in wave if not _done(run, sharing, attempt, shared)]
+            todo = [run for run in wave if not _done(run, sharing, attempt)]
             if not todo or request.requested:
                 continue
             tasks = [run.command() for run in todo]
@@ -48,12 +48,11 @@ def drive(folder: RunFolder, study: Study, runs: Sequence[VariantRun], shared: b
             )
 
 
-def _done(run: VariantRun, sharing: Sharing, attempt: Attempt, shared: bool) -> bool:
+def _done(run: VariantRun, sharing: Sharing, attempt: Attempt) -> bool:
     """Whether nothing is left to train, after taking over what others have trained."""
     if run.finished:
         return True
-    taken = sharing.take_over(run) if shared else []
-    if taken:
+    if taken := sharing.take_over(run):
         attempt.event("taken_over", variant=run.variant, seed=run.seed, stages=taken)
     return False
 

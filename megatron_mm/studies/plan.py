@@ -13,13 +13,13 @@ from .schema import Study
 from .shared import Sharing
 
 
-def planned(study: Study, runs: Sequence[VariantRun]) -> dict[str, Any]:
+def planned(study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> dict[str, Any]:
     """`{runs, notes}` as plain data. `samples` is None where only packing tells how many there are.
 
     Raises ConfigError or InputError for a variant that cannot be trained, or when the batches already tell that the
     variants will not see equally many samples.
     """
-    sharing, told, notes = Sharing(runs), list[dict[str, Any]](), list[str]()
+    told, notes = list[dict[str, Any]](), list[str]()
     for run in runs:
         plan = run.plan()
         notes += [note for note in plan.notes if note not in notes]

@@ -18,8 +18,9 @@ from .drive import drive
 from .find import find_study, list_studies
 from .plan import plan_lines, planned
 from .report import write_table
-from .runs import all_runs, check_unchanged
+from .runs import VariantRun, all_runs, check_unchanged
 from .schema import Score, Study
+from .shared import Sharing
 from .table import make_table
 
 MAY_CHANGE = ["*"]  # of a study that goes on: every training guards its own configuration
@@ -65,9 +66,10 @@ def run_main(argv: Sequence[str]) -> int:
     found = find_study(args.study, overrides)
     study = found.study.model_copy(update={"overrides": [*found.study.overrides, *args.set]})
     folder = RunFolder(args.out or default_runs_root() / FOLDER / study.name)
-    runs = all_runs(study, folder.root, args.variant)
-    check_unchanged(runs)
-    plans = planned(study, runs)
+    known = with_folder(study, folder, args.variant)
+    check_unchanged(known)
+    runs, sharing = [run for run in known if not args.variant or run.variant in args.variant], Sharing(known)
+    plans = planned(study, runs, sharing)
     study.executor.make()
     if args.dry_run:
         told = {"study": study.name, "folder": str(folder.root), **plans}
@@ -75,8 +77,8 @@ def run_main(argv: Sequence[str]) -> int:
         return 0
     tree = study.model_dump(mode="json")
     RunFolder.create(folder.root, tree, found.origins, ["megavlm", "study", "run", *argv], MAY_CHANGE)
-    drive(folder, study, runs)
-    return _tell(study, folder, args.variant, args.json)
+    drive(folder, study, runs, sharing)
+    return _tell(study, folder, known, args.json)
 
 
 def report_main(argv: Sequence[str]) -> int:
@@ -87,7 +89,9 @@ def report_main(argv: Sequence[str]) -> int:
     named = default_runs_root() / FOLDER / args.study
     folder = RunFolder.open(named if (named / "config.yaml").exists() else args.study)
     study: Study = Study.parse(folder.config(), where=str(folder.path("config.yaml")))
-    return _tell(study, folder, [], args.json)
+    runs = all_runs(study, folder.root)
+    check_unchanged(runs)
+    return _tell(study, folder, runs, args.json)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -111,11 +115,14 @@ def _set_joined(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _tell(study: Study, folder: RunFolder, asked: Sequence[str], as_json: bool) -> int:
-    """Write and print the table: of the variants asked for, and of those that have a folder from before."""
-    names = [v.name for v in study.rows() if v.name in asked or not asked or folder.path("runs", v.name).is_dir()]
-    runs = all_runs(study, folder.root, names)
-    check_unchanged(runs)
+def with_folder(study: Study, folder: RunFolder, asked: Sequence[str]) -> list[VariantRun]:
+    """The trainings of the variants asked for (none: of all), and those that have a folder from before."""
+    there = [variant.name for variant in study.rows() if folder.path("runs", variant.name).is_dir()]
+    return all_runs(study, folder.root, [*asked, *there] if asked else [])
+
+
+def _tell(study: Study, folder: RunFolder, runs: Sequence[VariantRun], as_json: bool) -> int:
+    """Write and print the table of these trainings."""
     table = make_table(study, folder, runs)
     files = write_table(folder, table)
     print(json.dumps(table | {"files": files}, indent=2) if as_json else show.markdown(table))

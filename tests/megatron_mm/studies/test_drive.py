@@ -116,7 +116,10 @@ def test_what_fails_stops_no_other_and_is_tried_again(
         assert [row["state"] for row in rows] == ["failed", "failed", "finished"]
         assert all("make 1 global batches" in row["reasons"]["1"] for row in rows[:2])
         assert len(RunFolder(out / "runs/a/seed-1").attempts()) == attempt
-    assert run_main([str(path), "--out", str(out), "--variant", "two", "--json"]) == 1  # the others' rows stay
+    assert run_main([str(path), "--out", str(out), "--variant", "two", "--json"]) == 1
+    assert [row["variant"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["a", "b", "two"], (
+        "all with a folder"
+    )
 
 
 def test_a_wish_to_stop_reaches_the_trainings_at_work(
@@ -141,7 +144,7 @@ def test_who_is_asked_to_stop_begins_nothing_more(
     attempt.request_save()
     monkeypatch.setenv("MEGAVLM_ATTEMPT", str(attempt.root))
     with pytest.raises(SavedResumable):
-        drive(folder, study, runs)
+        drive(folder, study, runs, Sharing(runs))
     assert not any(run.folder.attempts() for run in runs)
 
 
