@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megavlm.platform.config import Recipe
 from megavlm.platform.demo.places import MARK
-from megavlm.platform.errors import ConfigError
+from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.storage import exists
 
 from ..backend.deterministic import require_environment
@@ -107,10 +107,18 @@ def check_gate(name: str, stages: Stages) -> None:
             )
 
 
-def check_start(stage: Stage) -> None:
-    """Raises InputError or ConfigError when the weights that a stage starts from are not there."""
-    if stage.start is not None:
+def check_start(name: str, stage: Stage) -> None:
+    """Raises InputError when the weights that a stage starts from are not there."""
+    if stage.start is None:
+        return
+    try:
         resolve(stage.start)
+    except InputError as error:
+        raise InputError(
+            f"stage '{name}' starts from weights that are not there: {error.what}",
+            where=f"stages.{name}.start",
+            fix=f"make them: megavlm convert import PATH --recipe RECIPE --out {stage.start}",
+        ) from None
 
 
 def check_sets(spec: StageData) -> list[str]:

@@ -80,7 +80,7 @@ def make_plan(
         check_vocabulary(spec)
         check_gate(name, stages)
         if not elsewhere:
-            check_start(spec.stage)
+            check_start(name, spec.stage)
             spec.data.decoder.check()
         found = [*check_sets(spec), *(missing_here(spec.stage) if elsewhere else [])]
         notes += [note for note in found if note not in notes]

@@ -81,5 +81,5 @@ def test_what_an_import_tells_of_itself(start: Path) -> None:
 
 
 def test_a_start_that_is_not_there_is_told_before_anything_runs(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="start"):
+    with pytest.raises(InputError, match="stage 'language' starts from weights that are not there"):
         make_plan(load_recipe(str(recipe), [f"{STAGE}start={tmp_path / 'start'}"]), "language")
