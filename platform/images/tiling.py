@@ -7,6 +7,7 @@ exact fractions would send real sizes (1000x1200 among them) to another grid.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -53,11 +54,16 @@ def candidate_grids(min_tiles: int, max_tiles: int) -> list[Grid]:
 
     (1, 6) gives the paper's 14 ratios. Raises ConfigError when the bounds allow no grid.
     """
+    return list(_grids(min_tiles, max_tiles))
+
+
+@functools.lru_cache(64)
+def _grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
     if not 1 <= min_tiles <= max_tiles:
         raise ConfigError(f"min_tiles {min_tiles} and max_tiles {max_tiles} allow no grid", fix="1 <= min <= max")
     sides = range(1, max_tiles + 1)
     grids = [(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles]
-    return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
+    return tuple(sorted(grids, key=lambda grid: (grid[0] * grid[1], grid[0])))
 
 
 def choose_grid(width: int, height: int, tile: int, min_tiles: int, max_tiles: int) -> Grid:
@@ -70,7 +76,7 @@ def choose_grid(width: int, height: int, tile: int, min_tiles: int, max_tiles: i
         raise InputError(f"an image of {width}x{height} has no pixels")
     aspect = width / height
     best, best_difference = (1, 1), float("inf")
-    for cols, rows in candidate_grids(min_tiles, max_tiles):
+    for cols, rows in _grids(min_tiles, max_tiles):
         difference = abs(aspect - cols / rows)
         tie_won = difference == best_difference and 2 * width * height > tile * tile * cols * rows
         if difference < best_difference or tie_won:
