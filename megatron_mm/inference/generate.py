@@ -52,7 +52,7 @@ class Batch:
 
     All ranks of a model make the same batch and call the same methods, and are told the same. The draws of an ask come
     from its own seed. What it is told is what it gets alone up to the rounding of batched matrix products: in fp32 the
-    same tokens, in bfloat16 near ties may fall the other way. A prompt with a context beside its sequence (NVLM-X, -H)
+    same tokens, in bfloat16 near ties may fall the other way. A prompt with tiles beside its sequence (NVLM-X, -H)
     needs a batch of its own (`batches`).
     """
 
@@ -131,11 +131,11 @@ def room(length: int, positions: int) -> int:
 
 
 def batches(asks: Sequence[Ask], most: int) -> list[list[int]]:
-    """Numbers of the asks that may share a batch of at most `most`, in order; those with a context stand alone."""
+    """Numbers of the asks that may share a batch of at most `most`, in order; those with a context of tiles are alone."""
     found: list[list[int]] = []
     shared = False
     for number, ask in enumerate(asks):
-        alone = ask.prompt.context is not None
+        alone = ask.prompt.context is not None and len(ask.prompt.context.tiles) > 0
         if shared and not alone and len(found[-1]) < most:
             found[-1].append(number)
         else:

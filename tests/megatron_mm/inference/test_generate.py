@@ -137,10 +137,13 @@ def test_what_is_dropped_says_no_more_and_the_others_go_on(model: VisionLanguage
     assert said[2] == list(generate(model, asks[2].prompt, stop=(), max_new_tokens=8))
 
 
-def test_prompts_with_a_context_beside_the_sequence_stand_alone() -> None:
-    plain, context = Ask(prompt()), Context(*[torch.zeros(0, dtype=torch.int64)] * 6)
-    alone = Ask(dataclasses.replace(plain.prompt, context=context))
-    assert batches([plain, plain, alone, plain, plain, plain], most=2) == [[0, 1], [2], [3, 4], [5]]
+def test_prompts_with_tiles_beside_the_sequence_stand_alone() -> None:
+    def beside(tiles: int) -> Ask:
+        context = Context(*[torch.zeros(tiles, dtype=torch.int64)] * 6)
+        return Ask(dataclasses.replace(prompt(), context=context))
+
+    plain, alone = beside(0), beside(1)  # a text put to NVLM-X has a context without tiles
+    assert batches([Ask(prompt()), plain, alone, plain, plain, plain], most=2) == [[0, 1], [2], [3, 4], [5]]
     assert batches([alone, alone], most=8) == [[0], [1]]
 
 
