@@ -25,6 +25,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor, nn
 
 from .. import backend
+from ..backend.buckets import keep_padding
 from ..config import AXES, Optimizer
 from ..contracts import PackedBatch, StepBatch
 from ..data.shares import Shares
@@ -135,6 +136,7 @@ def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = 
     )
     overrides = get_standard_config_overrides(config) | _overrides(wrapped.model, options)
     optimizer = get_megatron_optimizer(config, wrapped.trained, overrides, use_gloo_process_groups=False)
+    keep_padding(optimizer)
     for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
         group["weight_decay"] = options.of(group.get(AXIS))[2] * group["wd_mult"]
     for stage in wrapped.model.stages:
