@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from ..data.build import StageData
 from . import FORMATS
 from .formats import Format
 from .published import Published
+from .words import readable_import, readable_verify, size
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SHOWN = 10  # differences
 
 IMPORT_EPILOG = """\
@@ -73,7 +72,7 @@ def import_main(argv: Sequence[str]) -> int:
             told["checkpoint"] = str(write_import(plan, run, stage))
     finally:
         shutdown()
-    print(json.dumps(told, indent=2) if args.json else _readable_import(told))
+    print(json.dumps(told, indent=2) if args.json else readable_import(told))
     return 0
 
 
@@ -84,7 +83,7 @@ def export_main(argv: Sequence[str]) -> int:
     p.add_argument("--stage", help="stage of the run (default: the last trained one)")
     p.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
     p.add_argument("--out", type=Path, required=True, help="folder to make")
-    p.add_argument("--max-shard", type=_size, default="5GB", help="largest file, which is held in memory (default 5GB)")
+    p.add_argument("--max-shard", type=size, default="5GB", help="largest file, which is held in memory (default 5GB)")
     p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as it is stored")
     p.add_argument("--dry-run", action="store_true", help="say what would be written")
     args = p.parse_args(argv)
@@ -120,7 +119,7 @@ def verify_main(argv: Sequence[str]) -> int:
     _what(p)
     p.add_argument(
         "--logits-up-to",
-        type=_size,
+        type=size,
         default="2GB",
         metavar="SIZE",
         help="compare a language model's logits too, where its weights are no larger (default 2GB)",
@@ -135,7 +134,7 @@ def verify_main(argv: Sequence[str]) -> int:
         told = _verify(trained, sources, args.logits_up_to)
     finally:
         shutdown()
-    print(json.dumps(told, indent=2) if args.json else _readable_verify(told))
+    print(json.dumps(told, indent=2) if args.json else readable_verify(told))
     return 0 if told["equal"] else 3
 
 
@@ -191,34 +190,3 @@ def _verify(
     equal = not found and (logits is None or logits["equal"])
     told = {"checkpoint": str(trained.checkpoint), "parts": plan.axes, "equal": equal, "logits": logits}
     return told | {"differences": [each._asdict() for each in found]}
-
-
-def _readable_import(told: dict[str, Any]) -> str:
-    lines = []
-    for each in told["sources"]:
-        lines.append(
-            f"{each['path']}: {each['tensors']} tensors of format {each['format']} -> {', '.join(each['parts'])}"
-        )
-        lines += [f"  left out {name}: {why}" for name, why in each["ignored"].items()]
-        lines += [f"  filled up with zeros: {name}" for name in each["padded"]]
-    if told["drawn"]:
-        lines.append(f"not in it, so that training draws it: {', '.join(told['drawn'])}")
-    done = f"{told['bytes']:,} bytes -> {told['checkpoint']}" if told["checkpoint"] else f"{told['bytes']:,} bytes"
-    return "\n".join([*lines, done, f"to start from it: stages.{told['stage']}.start={told['run']}"])
-
-
-def _readable_verify(told: dict[str, Any]) -> str:
-    if told["differences"]:
-        rows = [f"{each['parameter']} ({', '.join(each['published'])}): {each['why']}" for each in told["differences"]]
-        return "\n".join(["they differ:", *rows])
-    logits = told["logits"]
-    said = f"; logits differ by {logits['largest_difference']:.1e} of {logits['largest_logit']:.1f}" if logits else ""
-    return f"every weight of {', '.join(told['parts'])} is what was published{said}"
-
-
-def _size(text: str) -> int:
-    """Bytes of "5GB", "512MiB", "1000"."""
-    found = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", text, re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size: write 5GB, 512MiB or a number of bytes")
-    return int(found[1]) * UNITS[(found[2] or "").upper()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from megavlm.kernels import torchvision
 from megavlm.megatron_mm.conversion.verb import export_main, import_main, verify_main
+from megavlm.megatron_mm.conversion.words import size
 from megavlm.platform.errors import ConfigError, InputError, MegaVLMError
 
 TEXT = {"layers": 2, "hidden": 48, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 96, "max_positions": 64}
@@ -218,6 +220,18 @@ def test_refused_before_anything_is_written(home: Path, published: Callable[...,
     with pytest.raises(InputError, match="says OtherForCausalLM: no format has that architecture"):
         imported(home, out="x")
     assert not (home / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("5GB", 5 * 10**9), ("512MiB", 2**29), ("3 kb", 3000), ("7", 7), ("5 gigs", None), ("", None)],
+)
+def test_sizes(text: str, meant: int | None) -> None:
+    if meant is not None:
+        assert size(text) == meant
+    else:
+        with pytest.raises(ArgumentTypeError, match="is no size"):
+            size(text)
 
 
 def test_an_export_appears_whole_and_only_once(home: Path, published: Callable[..., Any]) -> None:

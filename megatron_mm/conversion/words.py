@@ -1,0 +1,42 @@
+"""What the conversions' verbs say, and sizes as people write them. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def readable_import(told: dict[str, Any]) -> str:
+    """An import's record for people."""
+    lines = []
+    for each in told["sources"]:
+        lines.append(
+            f"{each['path']}: {each['tensors']} tensors of format {each['format']} -> {', '.join(each['parts'])}"
+        )
+        lines += [f"  left out {name}: {why}" for name, why in each["ignored"].items()]
+        lines += [f"  filled up with zeros: {name}" for name in each["padded"]]
+    if told["drawn"]:
+        lines.append(f"not in it, so that training draws it: {', '.join(told['drawn'])}")
+    done = f"{told['bytes']:,} bytes -> {told['checkpoint']}" if told["checkpoint"] else f"{told['bytes']:,} bytes"
+    return "\n".join([*lines, done, f"to start from it: stages.{told['stage']}.start={told['run']}"])
+
+
+def readable_verify(told: dict[str, Any]) -> str:
+    """A comparison's record for people."""
+    if told["differences"]:
+        rows = [f"{each['parameter']} ({', '.join(each['published'])}): {each['why']}" for each in told["differences"]]
+        return "\n".join(["they differ:", *rows])
+    logits = told["logits"]
+    said = f"; logits differ by {logits['largest_difference']:.1e} of {logits['largest_logit']:.1f}" if logits else ""
+    return f"every weight of {', '.join(told['parts'])} is what was published{said}"
+
+
+def size(text: str) -> int:
+    """Bytes of "5GB", "512MiB", "1000"; raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", text, re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: write 5GB, 512MiB or a number of bytes")
+    return int(found[1]) * UNITS[(found[2] or "").upper()]
