@@ -15,10 +15,13 @@ from megatron.core.transformer.module import MegatronModule
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend.transformer import transformer_config
-from megavlm.megatron_mm.config import Optimizer, Parallel
+from megavlm.megatron_mm.checkpoints.listing import latest
+from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training import step as training
 from megavlm.megatron_mm.training.overlap import Overlap
+from megavlm.platform.runs import RunFolder
 
 LAYOUTS = {"dp2": {}, "cp2": {"cp": 2}, "dp2, frozen tower": {}, "dp2, frozen decoder": {}, "dp2, bf16": {}}
 TRAINED = {"dp2, frozen tower": ["decoder"], "dp2, frozen decoder": ["connector"]}
@@ -37,7 +40,8 @@ def _parallel_worker() -> ModuleType:
 shapes = _parallel_worker()
 
 
-def train(layout: str, overlap: bool) -> dict[str, list]:
+def train(layout: str, overlap: bool, run: RunFolder | None = None, stop: int = STEPS) -> dict[str, list]:
+    """From nothing, or from the run's checkpoint; with a run the end is saved there."""
     parallel, precision = Parallel(**LAYOUTS[layout]), "bf16" if "bf16" in layout else "fp32"
     backend.init_distributed(parallel, seed=1)
     config = shapes.model_config()
@@ -47,15 +51,28 @@ def train(layout: str, overlap: bool) -> dict[str, list]:
     wrapped = training.wrap(model, precision, overlap, bucket=BUCKET)
     optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, clip=0.0), precision)
     replicas, told = dist.get_world_size() // parallel.split, []
-    for step in range(STEPS):
+    newest = latest(run, "s") if run else None
+    first = checkpoint.load(newest, model, optimizer) if newest else 0
+    for step in range(first, stop):
         images = IMAGES if step != 2 else 5 * [False]
         packs = [shapes.pack(100 * step + k, with_images) for k, with_images in enumerate(images)]
         batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         told.append([done.loss, done.grad_norm])
+    if run:
+        checkpoint.Saver(run, "s", Checkpoint()).save(stop, wrapped.settled(), optimizer)
     weights = [float(p.detach().double().abs().sum()) for p in wrapped.settled().parameters()]
     buckets = [len(part.bucket_groups) for part in wrapped.trained]
     return {"steps": told, "weights": weights, "buckets": buckets}
+
+
+def resumed(out: Path) -> list:
+    """Two steps with overlap, and from their checkpoint the others without."""
+    if dist.get_rank() == 0:
+        RunFolder.create(out / "run", {}, {}, [])
+    dist.barrier()
+    run = RunFolder.open(out / "run")
+    return train("dp2", True, run, 2)["steps"] + train("dp2", False, run)["steps"]
 
 
 class Branch(MegatronModule):
@@ -126,11 +143,12 @@ def difference(part: DistributedDataParallel, step: int) -> float:
 
 def main(out: Path) -> None:
     results = {layout: [train(layout, overlap) for overlap in (False, True)] for layout in LAYOUTS}
+    results["resumed"] = resumed(out.parent)
     results["branches"] = branches()
     if dist.get_rank() == 0:
         out.write_text(json.dumps(results))
     backend.shutdown()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a save may start processes that import this file
     main(Path(sys.argv[1]))
