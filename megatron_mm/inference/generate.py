@@ -131,7 +131,7 @@ def room(length: int, positions: int) -> int:
 
 
 def batches(asks: Sequence[Ask], most: int) -> list[list[int]]:
-    """Numbers of the asks that may share a batch of at most `most`, in order; those with a context of tiles are alone."""
+    """Numbers of the asks that may share a batch of at most `most`, in order; those with tiles beside are alone."""
     found: list[list[int]] = []
     shared = False
     for number, ask in enumerate(asks):

@@ -1,14 +1,13 @@
-"""The HTTP side: routes, keys, limits, and a line in the log for each request."""
+"""The HTTP side: routes, and what holds for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,17 +15,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from .answers import ChatAnswer, CompletionAnswer, Count
+from .answers import ChatAnswer, CompletionAnswer
 from .asked import ChatAsked, CompletionAsked, parsed
 from .desk import Desk, Ticket
 from .door import Door
 from .limits import Limits, Refused
+from .lines import Line, logged
 from .prompts import Prompts
+from .reading import read_body, unless_gone
 from .replies import Json
 
-T = TypeVar("T")
 Answer = ChatAnswer | CompletionAnswer
-BODY_SECONDS = 60.0  # for a body to arrive: a client that trickles would hold its place for ever
 
 
 class App:
@@ -86,17 +85,17 @@ class App:
 
     async def _answer(self, request: Request, kind: str, read: Callable[[bytes], tuple[Answer, bool]]) -> Response:
         with ExitStack() as stack:
-            line = stack.enter_context(_logged(kind))
+            line = stack.enter_context(logged(kind))
             self._door.check(request.headers)
             stack.enter_context(self._admitted())
-            body = await _body(request, self._limits.body_bytes)
+            body = await read_body(request, self._limits.body_bytes)
             answer, stream = await asyncio.to_thread(read, body)  # decoding images would hold up everyone else
             line.count = answer.count
             tickets = self._desk.submit(answer.works)
             stack.callback(_leave, tickets)
             if stream:
                 return _Held(_events(answer, tickets, line), stack.pop_all())
-            return JSONResponse(await _unless_gone(request, answer.whole(tickets)))
+            return JSONResponse(await unless_gone(request, answer.whole(tickets)))
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -108,36 +107,6 @@ class App:
             yield
         finally:
             self._inside -= 1
-
-
-class _Line:
-    """What the log will say of a request: never what was asked, nor what was answered."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind, self.status, self.count = kind, "200", Count()
-        self._started = time.monotonic()
-
-    def __str__(self) -> str:
-        count = self.count
-        tokens = f"{count.prompt} + {count.completion} tokens, {count.tiles} tiles"
-        end = f" {count.finish}" if count.finish else ""
-        now, seconds = time.strftime("%H:%M:%S"), time.monotonic() - self._started
-        return f"{now} {self.kind} {self.status} {tokens}{end} {seconds:.2f} s"
-
-
-@contextmanager
-def _logged(kind: str) -> Iterator[_Line]:
-    line = _Line(kind)
-    try:
-        yield line
-    except Refused as error:
-        line.status = f"{error.status} {error.code or ''}".strip()
-        raise
-    except ClientDisconnect:
-        line.status = "gone"
-        raise
-    finally:
-        print(line, file=sys.stderr, flush=True)
 
 
 class _Held(StreamingResponse):
@@ -152,7 +121,7 @@ class _Held(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(answer: Answer, tickets: list[Ticket], line: _Line) -> AsyncIterator[str]:
+async def _events(answer: Answer, tickets: list[Ticket], line: Line) -> AsyncIterator[str]:
     """An event that is an error ends a stream that cannot go on: its status is out already."""
     try:
         async for chunk in answer.chunks(tickets):
@@ -167,45 +136,6 @@ def _leave(tickets: list[Ticket]) -> None:
     """Nobody waits any more; what is done already is not minded."""
     for ticket in tickets:
         ticket.gone = True
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The whole body; raises Refused for one that is too large, too slow or no JSON."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        # which a foreign web page cannot send to a server on this machine without being asked first
-        raise Refused(415, "the body is application/json")
-    too_large = Refused(413, f"the body is larger than {most} bytes", code="body_too_large")
-    told = request.headers.get("content-length", "0")
-    if told.isdecimal() and int(told) > most:
-        raise too_large
-    read = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for block in request.stream():
-                read += block
-                if len(read) > most:
-                    raise too_large
-    except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
-    return bytes(read)
-
-
-async def _unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """The answer; raises ClientDisconnect when the client hangs up before it is there."""
-    working, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _refused(request: Request, error: Exception) -> Response:
