@@ -110,7 +110,7 @@ class VisionLanguageModel(nn.Module):
 
     def see(self, batch: PackedBatch) -> PackedBatch:
         """The pack without its tiles: as visual tokens, where this process' stages want them."""
-        wanted = len(batch.tiles) and (self.spec.injection.everywhere or self.stages[0].pre_process)
+        wanted = len(batch.tiles) and (self.spec.injection.has_context or self.stages[0].pre_process)
         return replace(batch, visual=self.tower(batch.tiles).values if wanted else batch.visual, tiles=batch.tiles[:0])
 
     def forward(self, batch: PackedBatch, **options: Any) -> Tensor:

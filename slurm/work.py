@@ -22,7 +22,15 @@ from .script import check_name
 from .trial import dry_run
 
 # What a resume may set anew, as `train` has it; a test compares them.
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "stages.*.on_spike", "data.sets.*", "run.*")
+MAY_CHANGE = (
+    "stages.*.parallel.*",
+    "stages.*.checkpoint.*",
+    "stages.*.on_spike",
+    "stages.*.deterministic",
+    "data.sets.*",
+    "data.decoder.*",
+    "run.*",
+)
 
 
 @dataclasses.dataclass(frozen=True)

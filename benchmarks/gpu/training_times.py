@@ -16,6 +16,7 @@ from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.data.amounts import Amounts
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 from megavlm.megatron_mm.training.flops import peak_tflops, step_flops
 
 AXES = ["encoder", "connector", "decoder"]
@@ -70,9 +71,9 @@ def steps(
     backend.init_distributed(Parallel(), seed=1)
     built = build_model(config, backend.build_context(Parallel(), precision)).to(DEVICE)
     fill(built)
-    wrapped = training.wrap(built, precision)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-4), precision)
-    objective, batch, found = config.objectives[0].build(), training.cut([packs], wrapped.lookers), []
+    wrapped = wrapping.wrap(built, precision)
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-4), precision)
+    objective, batch, found = config.objectives[0].build(), training.cut([packs], wrapped), []
     for _ in range(count):
         start = time.perf_counter()
         loss = training.train_step(wrapped, optimizer, batch, objective).loss  # a number: the device has finished

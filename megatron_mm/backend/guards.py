@@ -61,9 +61,8 @@ def require_fp8_sizes(model: ModelConfig, stage: Stage, where: str = "stage") ->
     """
     parallel, of = stage.parallel, MULTIPLES[RECIPES[stage.precision]]
     for axis in ("encoder", "decoder"):
-        config = getattr(model, axis)
-        for key, split in (("hidden", 1), ("hidden", parallel.tp), ("ffn", parallel.tp)):
-            _require_multiple(getattr(config, key), {"tp": split}, of, f"model.{axis}.{key}", where)
+        for key, size, split in getattr(model, axis).fp8_widths(parallel):
+            _require_multiple(size, {"tp": split}, of, f"model.{axis}.{key}", where)
     groups, tp = model.decoder.kv_heads, parallel.tp
     if groups >= tp:  # fewer are copied, not split
         together = model.decoder.hidden + 2 * groups * model.decoder.head_dim

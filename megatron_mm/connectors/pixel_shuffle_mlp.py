@@ -29,7 +29,7 @@ class PixelShuffleMLP(Config):
     name: Literal["pixel_shuffle_mlp"] = "pixel_shuffle_mlp"
     layers: Literal[1, 2] = 2
     hidden: PositiveInt | None = None  # between the two layers. NVLM-D and -H: the decoder's ffn
-    norm_eps: float = 1e-6  # NVLM's training scripts; the Hugging Face port says 1e-5
+    norm_eps: float = 1e-5  # as the released model is read; NVLM's training scripts say 1e-6
 
     @model_validator(mode="after")
     def _hidden_between_two(self) -> PixelShuffleMLP:

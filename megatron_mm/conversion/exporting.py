@@ -32,6 +32,7 @@ class Export(NamedTuple):
     stored: Stored
     shards: list[list[Pair]]
     dtype: torch.dtype
+    beside: dict[str, bytes]  # the files that are no weights, by name
 
     @property
     def bytes(self) -> int:
@@ -75,7 +76,8 @@ def plan_export(
         said = ", ".join(sorted(str(kind) for kind in kinds))
         raise ConfigError(f"the checkpoint's weights are of several dtypes: {said}", fix="choose one with --dtype")
     kind = dtype or kinds.pop()
-    return Export(fmt, spec, stored, list(_sharded(pairs, max_shard, kind)), kind)
+    beside = fmt.files(spec, str(kind).removeprefix("torch."))  # before the weights: what cannot be said is told first
+    return Export(fmt, spec, stored, list(_sharded(pairs, max_shard, kind)), kind, beside)
 
 
 def write_export(plan: Export, out: Path) -> None:
@@ -111,16 +113,15 @@ def _tensors(shard: Sequence[Pair], plan: Export) -> dict[str, Tensor]:
 
 def _beside(plan: Export) -> dict[str, bytes]:
     """The format's files, and the index where there are several shards."""
-    files = plan.format.files(plan.spec, str(plan.dtype).removeprefix("torch."))
     if len(plan.shards) == 1:
-        return files
+        return plan.beside
     weight_map = {
         tensor: name
         for name, shard in zip(plan.names, plan.shards, strict=True)
         for pair in shard
         for tensor in pair.theirs
     }
-    return files | {INDEX: as_json({"metadata": {"total_size": plan.bytes}, "weight_map": weight_map})}
+    return plan.beside | {INDEX: as_json({"metadata": {"total_size": plan.bytes}, "weight_map": weight_map})}
 
 
 def _sharded(pairs: Sequence[Pair], max_shard: int, dtype: torch.dtype) -> Iterator[list[Pair]]:

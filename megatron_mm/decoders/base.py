@@ -72,6 +72,11 @@ class Decoder(Config):
                 fix=f"use a tp that divides {self.kv_heads}",
             )
 
+    def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
+        """Key, width and how often it is split, of what products in FP8 sum over or put out; queries and keys apart."""
+        tp = parallel.tp
+        return [("hidden", self.hidden, 1), ("hidden", self.hidden, tp), ("ffn", self.ffn, tp)]
+
     def padded_vocab(self, tp: int) -> int:
         """The vocabulary rounded up so that tp divides it; the extra logits are -inf."""
         return -(-self.vocab // tp) * tp

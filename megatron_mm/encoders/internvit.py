@@ -106,6 +106,11 @@ class InternViT(Config):
             )
         require_divisible(self.ffn, "encoder.ffn", parallel.tp, "parallel.tp")
 
+    def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
+        """Key, width and how often it is split, of what products in FP8 sum over or put out."""
+        heads = "hidden" if not self.dummy_heads else "heads with dummy_heads x head width"
+        return [("hidden", self.hidden, 1), (heads, self.padded, parallel.tp), ("ffn", self.ffn, parallel.tp)]
+
     def build(self, ctx: BuildContext) -> InternViTModel:
         """The encoder on megatron-core's layers, weights not drawn."""
         from .internvit_model import InternViTModel

@@ -112,6 +112,10 @@ class Replicated(Config):
     def check(self, parallel: Parallel) -> None:
         """Fits every layout: it is not split."""
 
+    def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
+        """None: it stays in bfloat16."""
+        return []
+
     def build(self, ctx: BuildContext) -> ReplicatedViT:
         """The encoder on transformers' layers, weights not drawn."""
         from .replicated_model import ReplicatedViT

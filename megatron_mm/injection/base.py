@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 class Injection(Config):
     """Base of the injections. This one changes no layer of the decoder; its tiles go where `placement` says."""
 
-    everywhere: ClassVar[bool] = False  # every pipeline stage wants visual tokens, not the first alone
-    has_context: ClassVar[bool] = False  # some tiles are read from beside the sequence
+    has_context: ClassVar[bool] = False  # some tiles are read from beside the sequence, and on every pipeline stage
 
     name: str
     tags: Tags = "1d"

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 class Gated(Injection):
     """Gated cross-attention in some layers. With gates at 0 the model is its text backbone, exactly."""
 
-    everywhere: ClassVar[bool] = True
     has_context: ClassVar[bool] = True
 
     every: PositiveInt  # layers from one cross-attention to the next: 8 of 80 for the 72B, 6 of 60 for the 34B

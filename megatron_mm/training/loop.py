@@ -32,8 +32,9 @@ from .metrics import Moment
 from .overlap import overlaps
 from .pulse import Pulse
 from .ranks import compare
-from .step import make_optimizer, set_rate, train_step, wrap
+from .step import train_step
 from .telling import Teller, losses_before
+from .wrapping import make_optimizer, set_rate, wrap
 
 T = TypeVar("T")
 

@@ -33,7 +33,15 @@ from .pulse import Pulse
 from .stages import chosen, unfinished
 
 # What a resume may set anew.
-MAY_CHANGE = ("stages.*.parallel.*", "stages.*.checkpoint.*", "stages.*.on_spike", "data.sets.*", "run.*")
+MAY_CHANGE = (
+    "stages.*.parallel.*",
+    "stages.*.checkpoint.*",
+    "stages.*.on_spike",
+    "stages.*.deterministic",
+    "data.sets.*",
+    "data.decoder.*",
+    "run.*",
+)
 
 EPILOG = """\
 examples:

@@ -15,6 +15,7 @@ REPORT_SECTIONS = Registry(
     "report section",
     {
         "curation": "megavlm.data_curation.report:add_sections",
+        "study": "megavlm.megatron_mm.studies.report:add_sections",
         "training": "megavlm.megatron_mm.training.report:add_sections",
         "evaluation": "megavlm.megatron_mm.evaluation.report:add_sections",
         "launches": "megavlm.slurm.report:add_sections",

@@ -18,6 +18,7 @@ from megavlm.megatron_mm.contracts import Context, PackedBatch
 from megavlm.megatron_mm.inference.passing import forward, told
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 from megavlm.megatron_mm.training.overlap import overlaps
 
 LAYOUTS = {
@@ -112,13 +113,13 @@ def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], op
     model = build_model(config, backend.build_context(parallel, **options))
     backend.initialise(model, seed=5)
     model.freeze(train)
-    wrapped = training.wrap(model, overlap=overlaps(parallel), bucket=2000)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
+    wrapped = wrapping.wrap(model, overlap=overlaps(parallel), bucket=2000)
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(3):
         packs = [pack(100 * step + i, injection["name"] == "hybrid", with_images=i != 1) for i in range(4)]
-        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         results.append([done.loss, done.grad_norm, done.tokens, done.targets])
     if parallel.cp == parallel.vp == 1 and not parallel.sequence_parallel:  # what inference runs on

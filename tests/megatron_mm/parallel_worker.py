@@ -18,6 +18,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 from megavlm.megatron_mm.training.overlap import overlaps
 
 LAYOUTS = {
@@ -154,13 +155,13 @@ def run_case(parallel: Parallel, kinds: list[str], decoder: dict, train: list[st
     backend.initialise(model, seed=5)
     model.freeze(train)
     looked = count_tiles(model)
-    wrapped = training.wrap(model, overlap=overlaps(parallel))
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
+    wrapped = wrapping.wrap(model, overlap=overlaps(parallel))
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(steps):
         packs = [pack_of(kind, 100 * step + i) for i, kind in enumerate(kinds)]
-        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         seen = sight(wrapped.settled())
         results.append([done.loss, done.grad_norm, seen, done.tokens, done.targets, spread(looked)])

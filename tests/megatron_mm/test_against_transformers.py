@@ -20,6 +20,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 
 STEPS, EACH = 20, 4  # visual tokens of a tile
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -217,11 +218,11 @@ def test_twenty_steps_equal_a_plain_loop(
     reference = Published(config)
     reference.take(model)
     wanted = plain_loop(reference, batches)
-    wrapped = training.wrap(model)
-    optimizer, losses = training.make_optimizer(wrapped, OPTIONS), []
+    wrapped = wrapping.wrap(model)
+    optimizer, losses = wrapping.make_optimizer(wrapped, OPTIONS), []
     for step, packs in enumerate(batches):
-        training.set_rate(optimizer, OPTIONS, step, STEPS)
-        batch = training.cut([packs], wrapped.lookers)
+        wrapping.set_rate(optimizer, OPTIONS, step, STEPS)
+        batch = training.cut([packs], wrapped)
         losses.append(training.train_step(wrapped, optimizer, batch, config.objectives[0].build()).loss)
     assert losses == pytest.approx(wanted, abs=1e-4)
     assert {len(pack.tiles) for packs in batches for pack in packs} == {0, 1, 3}

@@ -28,6 +28,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 from megavlm.platform.errors import ConfigError
 
 CUDA = torch.cuda.is_available()
@@ -74,12 +75,12 @@ def test_training_steps(
         return
     model = build_model(config, ctx)
     backend.initialise(model, seed=4)
-    wrapped = training.wrap(model, precision)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), precision)
+    wrapped = wrapping.wrap(model, precision)
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=3e-3), precision)
     objective = config.objectives[0].build()
-    first = training.train_step(wrapped, optimizer, training.cut([packs[:1]], wrapped.lookers), objective)
+    first = training.train_step(wrapped, optimizer, training.cut([packs[:1]], wrapped), objective)
     assert first.loss == pytest.approx(wanted, rel=TOLERANCE[precision])
-    batch = training.cut([packs], wrapped.lookers)
+    batch = training.cut([packs], wrapped)
     losses = [training.train_step(wrapped, optimizer, batch, objective).loss for _ in range(20)]
     assert losses[-1] < 0.8 * losses[0]
 

@@ -14,6 +14,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 
 
 def formula(model: VisionLanguageModel, packs: Sequence[PackedBatch]) -> Tensor:
@@ -51,10 +52,10 @@ def test_loss_gradient_and_update(
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-4).step()
 
-    wrapped = training.wrap(model)
+    wrapped = wrapping.wrap(model)
     options = Optimizer(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-4, clip=0.5)
-    optimizer = training.make_optimizer(wrapped, options)
-    done = training.train_step(wrapped, optimizer, training.cut([packs], wrapped.lookers), config.objectives[0].build())
+    optimizer = wrapping.make_optimizer(wrapped, options)
+    done = training.train_step(wrapped, optimizer, training.cut([packs], wrapped), config.objectives[0].build())
     assert done.loss == pytest.approx(loss.item(), abs=1e-5)
     assert done.grad_norm == pytest.approx(norm.item(), rel=1e-4) and norm > 0.5  # so that clipping did something
     assert (done.tokens, done.targets, done.updated) == (144, 36 + 48 + 3, True)
@@ -70,9 +71,9 @@ def test_bfloat16_steps(
     model = build_model(config, backend.build_context(layout, "bf16"))
     backend.initialise(model, seed=4)
     wanted = formula(model, packs).item()
-    wrapped = training.wrap(model, "bf16")
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=3e-3), "bf16")
-    batch, objective = training.cut([packs], wrapped.lookers), config.objectives[0].build()
+    wrapped = wrapping.wrap(model, "bf16")
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=3e-3), "bf16")
+    batch, objective = training.cut([packs], wrapped), config.objectives[0].build()
     losses = [training.train_step(wrapped, optimizer, batch, objective).loss for _ in range(8)]
     assert losses[0] == pytest.approx(wanted, abs=2e-2) and losses[-1] < losses[0] - 0.1
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

@@ -19,6 +19,7 @@ from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import step as training
+from megavlm.megatron_mm.training import wrapping
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the seams are for machines without CUDA")
 
@@ -49,12 +50,12 @@ def resume(
         config = tiny_model(decoder={"tied": True})
         model = build_model(config, backend.build_context(parallel, "bf16"))
         backend.initialise(model, seed=5)
-        wrapped = training.wrap(model, "bf16")
-        optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2), "bf16")
+        wrapped = wrapping.wrap(model, "bf16")
+        optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2), "bf16")
 
         def two_steps() -> list[float]:
             loss = config.objectives[0].build()
-            batches = [training.cut([[tiny_pack(seed)]], wrapped.lookers) for seed in (2, 3)]
+            batches = [training.cut([[tiny_pack(seed)]], wrapped) for seed in (2, 3)]
             return [training.train_step(wrapped, optimizer, batch, loss).loss for batch in batches]
 
         two_steps()
@@ -120,13 +121,11 @@ def steps_saved(tiny_model: Callable[..., ModelConfig], tiny_pack: Callable[...,
     """The step each parameter group would be saved with, one group being empty on this rank."""
     parallel = Parallel()
     config = tiny_model()
-    wrapped = training.wrap(build_model(config, backend.build_context(parallel)))
+    wrapped = wrapping.wrap(build_model(config, backend.build_context(parallel)))
     backend.initialise(wrapped.model, seed=1)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2))
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2))
     optimizer.chained_optimizers[0].optimizer.param_groups[1]["params"].clear()
-    training.train_step(
-        wrapped, optimizer, training.cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build()
-    )
+    training.train_step(wrapped, optimizer, training.cut([[tiny_pack()]], wrapped), config.objectives[0].build())
     groups = optimizer.chained_optimizers[0].state_dict()["optimizer"]["param_groups"]
     return [group.get("step") for group in groups]
 

@@ -14,7 +14,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megavlm.megatron_mm.backend import guards
 from megavlm.megatron_mm.backend.specs import layer_spec
-from megavlm.megatron_mm.config import ModelConfig, Stage
+from megavlm.megatron_mm.config import ModelConfig, Parallel, Stage
+from megavlm.megatron_mm.encoders.internvit import InternViT
+from megavlm.megatron_mm.encoders.siglip import Siglip
 from megavlm.platform.errors import ConfigError, MissingPackage
 
 
@@ -80,6 +82,14 @@ def test_fp8_sizes_after_the_split(
         return
     with pytest.raises(ConfigError, match=said):
         guards.check_stage(tiny_model(**WIDE), planned, elsewhere=True)
+
+
+def test_fp8_takes_the_encoders_heads_as_they_are_built() -> None:
+    """InternViT-6B over 8 ranks: 4096 channels of 25 + 7 heads are 512 on each, of which blocks of 128 fit."""
+    widths = InternViT(dummy_heads=7).fp8_widths(Parallel(tp=8))
+    assert [size // split for _, size, split in widths] == [3200, 512, 1600]
+    siglip = Siglip(image_size=384, patch_size=14, layers=27, hidden=1152, heads=16, ffn=4304)
+    assert siglip.fp8_widths(Parallel(tp=8)) == []  # transformers' layers, in bfloat16
 
 
 def test_fp8_counts_queries_keys_and_values_together(tiny_model: Callable[..., ModelConfig]) -> None:

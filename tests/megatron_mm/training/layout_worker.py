@@ -14,7 +14,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.checkpoints.listing import latest
 from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
-from megavlm.megatron_mm.training import checkpoint
+from megavlm.megatron_mm.training import checkpoint, wrapping
 from megavlm.megatron_mm.training import step as training
 from megavlm.platform.runs import RunFolder
 
@@ -46,14 +46,14 @@ def train(run: RunFolder, parallel: Parallel, stop: int) -> list[list[float]]:
     newest = latest(run, "s")
     if newest is None:
         backend.initialise(model, seed=5)
-    wrapped = training.wrap(model)
-    optimizer = training.make_optimizer(wrapped, OPTIONS)
+    wrapped = wrapping.wrap(model)
+    optimizer = wrapping.make_optimizer(wrapped, OPTIONS)
     first = checkpoint.load(newest, model, optimizer) if newest else 0
     replicas, told = dist.get_world_size() // parallel.split, []
     for step in range(first, stop):
-        training.set_rate(optimizer, OPTIONS, step, STEPS)
+        wrapping.set_rate(optimizer, OPTIONS, step, STEPS)
         packs = [shapes.pack(100 * step + k, with_images=k % 3 != 1) for k in range(PACKS)]
-        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         told.append([done.loss, done.grad_norm])
     checkpoint.Saver(run, "s", Checkpoint()).save(stop, model, optimizer)

@@ -18,7 +18,7 @@ from megavlm.megatron_mm.backend.transformer import transformer_config
 from megavlm.megatron_mm.checkpoints.listing import latest
 from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
-from megavlm.megatron_mm.training import checkpoint
+from megavlm.megatron_mm.training import checkpoint, wrapping
 from megavlm.megatron_mm.training import step as training
 from megavlm.megatron_mm.training.overlap import Overlap
 from megavlm.platform.runs import RunFolder
@@ -48,15 +48,15 @@ def train(layout: str, overlap: bool, run: RunFolder | None = None, stop: int = 
     model = build_model(config, backend.build_context(parallel, precision))
     backend.initialise(model, seed=5)
     model.freeze(TRAINED.get(layout, ["encoder", "connector", "decoder"]))
-    wrapped = training.wrap(model, precision, overlap, bucket=BUCKET)
-    optimizer = training.make_optimizer(wrapped, Optimizer(lr=1e-2, clip=0.0), precision)
+    wrapped = wrapping.wrap(model, precision, overlap, bucket=BUCKET)
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2, clip=0.0), precision)
     replicas, told = dist.get_world_size() // parallel.split, []
     newest = latest(run, "s") if run else None
     first = checkpoint.load(newest, model, optimizer) if newest else 0
     for step in range(first, stop):
         images = IMAGES if step != 2 else 5 * [False]
         packs = [shapes.pack(100 * step + k, with_images) for k, with_images in enumerate(images)]
-        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped.lookers)
+        batch = training.cut([packs[rank::replicas] for rank in range(replicas)], wrapped)
         done = training.train_step(wrapped, optimizer, batch, config.objectives[0].build())
         told.append([done.loss, done.grad_norm])
     if run:

@@ -22,7 +22,8 @@ from megavlm.megatron_mm.checkpoints.weights import fill
 from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
-from megavlm.megatron_mm.training.step import cut, make_optimizer, train_step, wrap
+from megavlm.megatron_mm.training.step import cut, train_step
+from megavlm.megatron_mm.training.wrapping import make_optimizer, wrap
 from megavlm.platform.errors import InputError, MegaVLMError
 from megavlm.platform.runs import RunFolder
 
@@ -46,7 +47,7 @@ def trained(one_process, tiny_model, tiny_pack):
         optimizer = make_optimizer(wrapped, Optimizer(lr=1e-2), precision)
 
         def step(number: int) -> float:
-            batch = cut([[tiny_pack(seed=number)]], wrapped.lookers)
+            batch = cut([[tiny_pack(seed=number)]], wrapped)
             return train_step(wrapped, optimizer, batch, config.objectives[0].build()).loss
 
         for number in range(steps):

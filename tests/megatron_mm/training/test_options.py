@@ -11,7 +11,8 @@ from megavlm.megatron_mm.config import Checkpoint, Optimizer, Parallel
 from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training.schedule import learning_rate
-from megavlm.megatron_mm.training.step import AXIS, cut, make_optimizer, set_rate, train_step, wrap
+from megavlm.megatron_mm.training.step import cut, train_step
+from megavlm.megatron_mm.training.wrapping import AXIS, make_optimizer, set_rate, wrap
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder
 
@@ -55,7 +56,7 @@ def test_the_optimizer_has_them_before_and_after_a_checkpoint(one_process, tiny_
         backend.initialise(model, seed=1)
         wrapped = wrap(model)
         optimizer = make_optimizer(wrapped, options)
-        train_step(wrapped, optimizer, cut([[tiny_pack()]], wrapped.lookers), config.objectives[0].build())
+        train_step(wrapped, optimizer, cut([[tiny_pack()]], wrapped), config.objectives[0].build())
         set_rate(optimizer, options, step=2, steps=10)
         return model, optimizer
 
