@@ -94,9 +94,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _over(tree: Tree, origins: dict[str, str], own: Tree, origin: str) -> tuple[Tree, dict[str, str]]:
     """`own` on top of `tree`; what it removed or replaced keeps no origin, and no source but its own."""
-    merged = merge(tree, own)
+    merged, before = merge(tree, own), dict(leaves(tree))
     own_sources = own.get("sources", {})
-    replaced = {leaf for leaf, _ in leaves(own)} - own_sources.keys()
+    replaced = {leaf for leaf, value in leaves(own) if leaf not in before or before[leaf] != value} - own_sources.keys()
     if "sources" in merged:
         merged["sources"] = {key: told for key, told in merged["sources"].items() if key not in replaced}
     origins = origins | {leaf: origin for leaf, _ in leaves(own)}

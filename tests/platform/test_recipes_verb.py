@@ -40,7 +40,7 @@ def test_list_names_every_shipped_recipe_with_its_size(capsys):
     assert main(["recipes", "list"]) == 0
     lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == set(rows)
-    assert lines["nvlm-d-mini"] == "1.1M" and lines["nvlm-d-72b"] == "79.4B"
+    assert lines["nvlm-d-mini"] == "1.3M" and lines["nvlm-d-72b"] == "79.4B"
 
 
 def test_show_prints_origins_and_sources(capsys, recipe):

@@ -18,7 +18,7 @@ def executor(request):
 
 
 def test_results_stand_in_the_order_of_the_tasks(executor, tmp_path):
-    tasks = [["--version"], ["recipes", "lst"], ["convert", "import"], ["recipes", "list", "--nope"]]
+    tasks = [["--version"], ["recipes", "lst"], ["plan"], ["recipes", "list", "--nope"]]
     job = Job("mixed", tasks, tmp_path)
     results = executor.run(job, workers=2)
     assert [result.exit_code for result in results] == [0, 2, 1, 2]
