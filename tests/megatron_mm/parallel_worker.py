@@ -143,10 +143,10 @@ def sight(model: VisionLanguageModel) -> float:
     return weights.double().sum().item() if all(torch.equal(copy, copies[0]) for copy in copies) else float("nan")
 
 
-def run_layout(parallel: Parallel) -> dict[str, list[list[float]]]:
+def run_layout(parallel: Parallel, steps: int | None = None) -> dict[str, list[list[float]]]:
     """Every case, by step: loss, gradient norm, what became of the tower, tokens, targets, unevenness of the tiles."""
     backend.init_distributed(parallel, seed=1)
-    return {case: run_case(parallel, *what) for case, what in CASES.items()}
+    return {case: run_case(parallel, *what[:-1], steps or what[-1]) for case, what in CASES.items()}
 
 
 def run_case(parallel: Parallel, kinds: list[str], decoder: dict, train: list[str], steps: int) -> list[list[float]]:
@@ -200,9 +200,10 @@ def scatter_of_views() -> dict[str, bool]:
     return {"with": not wrong[0], "without": not wrong[1]}
 
 
-def main(out: Path) -> None:
+def main(out: Path, steps: int | None = None) -> None:
     results = {
-        layout: run_layout(Parallel(**options)) for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
+        layout: run_layout(Parallel(**options), steps)
+        for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
     }
     if dist.get_world_size() == 2:
         results["scatter"] = scatter_of_views()
@@ -212,4 +213,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *(int(steps) for steps in sys.argv[2:]))
