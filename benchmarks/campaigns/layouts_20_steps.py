@@ -1,8 +1,8 @@
 """Campaign: does every layout train as one process does, in every case, for 20 steps?
 
 `make campaign NAME=layouts_20_steps` takes about ten minutes on two cores; the result is layouts_20_steps.md beside
-this file. The cases and layouts are those of tests/megatron_mm/test_parallel.py, which runs most of them for 3 steps. Exits
-with 3 unless losses are within 1e-5 for the first 3 steps and within 1e-4 for all.
+this file. The cases and layouts are those of tests/megatron_mm/test_parallel.py, which runs most of them for 3 steps.
+Exits with 3 unless losses are within 1e-5 for the first 3 steps and within 1e-4 for all.
 """
 
 from __future__ import annotations
