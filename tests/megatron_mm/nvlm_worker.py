@@ -114,7 +114,7 @@ def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], op
     backend.initialise(model, seed=5)
     model.freeze(train)
     wrapped = wrapping.wrap(model, overlap=overlaps(parallel), bucket=2000)
-    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-3, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(3):

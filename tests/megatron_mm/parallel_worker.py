@@ -156,7 +156,7 @@ def run_case(parallel: Parallel, kinds: list[str], decoder: dict, train: list[st
     model.freeze(train)
     looked = count_tiles(model)
     wrapped = wrapping.wrap(model, overlap=overlaps(parallel))
-    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-2, weight_decay=0.01))
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-3, weight_decay=0.01))
     replicas = dist.get_world_size() // parallel.split
     results = []
     for step in range(steps):

@@ -91,7 +91,7 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
 @pytest.mark.multiprocess
 def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
     for case, steps in one_process.items():
-        assert (abs(steps[0][2] - steps[-1][2]) > 1e-3) == (case != "text"), case
+        assert (abs(steps[0][2] - steps[-1][2]) > 1e-5) == (case != "text"), case
 
 
 @pytest.mark.multiprocess
@@ -99,7 +99,7 @@ def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[lis
 def test_the_losses_are_not_all_alike(one_process: dict[str, list[list[float]]]) -> None:
     """What is compared above moves: another case or step has another loss."""
     losses = [step[0] for case in ("images", "text", "mixed", "several images", "packed") for step in one_process[case]]
-    assert len({round(loss, 4) for loss in losses}) == len(losses)
+    assert len({round(loss, 6) for loss in losses}) == len(losses)
     assert len(one_process["all images on one rank"]) == 20
 
 

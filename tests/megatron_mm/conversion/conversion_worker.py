@@ -34,7 +34,7 @@ SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "orig
 CASES: dict[str, dict[str, Any]] = {
     "qwen2, internvit": {
         "decoder": {"name": "qwen2", **TEXT},
-        "encoder": {"name": "internvit", **SIGHT},
+        "encoder": {"name": "internvit", **SIGHT, "dummy_heads": 0},
     },
     "llama 3.1, internvit with dummy heads": {
         "decoder": {
@@ -44,7 +44,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "yi, internvit 300M": {
         "decoder": {"name": "llama", **TEXT, "vocab": 97, "rope_base": 5e6, "norm_eps": 1e-5},
-        "encoder": {"name": "internvit", **SIGHT, "norm": "layer", "qk_norm": False, "qkv_bias": True},
+        "encoder": {
+            "name": "internvit", **SIGHT, "dummy_heads": 0, "norm": "layer", "qk_norm": False, "qkv_bias": True,
+        },
     },
     "vicuna, clip": {
         "decoder": {"name": "llama", **TEXT, "kv_heads": 4, "rope_base": 1e4, "norm_eps": 1e-5},
