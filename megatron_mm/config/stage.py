@@ -1,208 +1,24 @@
-"""The schemas of a training recipe: model axes, data sets, stages. Arithmetic only: importing this loads no torch."""
+"""A recipe's sections `stages` and `run`: what is trained, for how long, in which layout. Loads no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     RootModel,
     field_validator,
     model_validator,
 )
 
-from megavlm.platform.config import Config, merge, point, points
+from megavlm.platform.config import Config, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
-from megavlm.platform.images import IMAGE_DECODERS
 
-from .connectors import CONNECTORS
-from .data.templates import TEMPLATES
-from .decoders import DECODERS
-from .encoders import ENCODERS
-from .injection import INJECTIONS
-from .objectives import OBJECTIVES
-from .training.trackers import TRACKERS
-
-AXES = ("encoder", "connector", "injection", "decoder")
-Axis = Literal["encoder", "connector", "injection", "decoder"]
-
-
-class Tiling(Config):
-    """Dynamic high resolution (NVLM 3.2 / InternVL 1.5): an image becomes 1..max_tiles tiles, plus a thumbnail."""
-
-    tile: PositiveInt = 448  # side of a square tile, in pixels; the encoder's input size
-    min_tiles: PositiveInt = 1
-    max_tiles: PositiveInt = 6  # without the thumbnail
-    thumbnail: bool = True
-
-
-class ModelConfig(Config):
-    """One point in the space of the four axes, plus auxiliary objectives."""
-
-    tiling: Tiling = Tiling()
-    encoder: point(ENCODERS)  # type: ignore[valid-type]
-    connector: point(CONNECTORS)  # type: ignore[valid-type]
-    injection: point(INJECTIONS)  # type: ignore[valid-type]
-    decoder: point(DECODERS)  # type: ignore[valid-type]
-    objectives: points(OBJECTIVES) = Field(default=["next_token"])  # type: ignore[valid-type]
-
-    @model_validator(mode="after")
-    def _fits(self) -> ModelConfig:
-        if self.encoder.image_size != self.tiling.tile:
-            raise ConfigError(
-                f"encoder.image_size {self.encoder.image_size} is not the tile's side {self.tiling.tile}",
-                where="model.tiling.tile",
-                fix=f"set model.tiling.tile={self.encoder.image_size}",
-            )
-        digits = len(str(self.tiling.max_tiles))
-        if self.injection.tags == "1d" and digits > self.injection.tag_digits:
-            raise ConfigError(
-                f"up to {self.tiling.max_tiles} tiles, and tags of {self.injection.tag_digits} digit(s): those of one "
-                "image would differ in length",
-                where="model.injection.tag_digits",
-                fix=f"set model.injection.tag_digits={digits}",
-            )
-        return self
-
-    @field_validator("objectives")
-    @classmethod
-    def _one(cls, objectives: list[Config]) -> list[Config]:
-        if len(objectives) != 1:
-            raise ConfigError(
-                f"{len(objectives)} objectives: training on several at once is not built yet",
-                where="model.objectives",
-                fix=f"name one of {', '.join(OBJECTIVES)}",
-            )
-        return objectives
-
-    def changed(self, changes: Mapping[str, Any], where: str) -> ModelConfig:
-        """This model with a stage's `changes` on top; raises ConfigError whose `where` begins with the given one."""
-        return self if not changes else ModelConfig.parse(merge(self.model_dump(mode="json"), changes), where=where)
-
-    @property
-    def tokens_per_tile(self) -> int:
-        """Visual tokens that one tile costs in the decoder, tags not counted."""
-        return self.connector.tokens_per_tile(self.encoder.grid)
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), `total`, and `exported`.
-
-        Counted is what is built: an encoder's dummy heads are, a vocabulary's padding is not. An export holds the axes
-        and not the objectives.
-        """
-        width = self.decoder.hidden
-        axes = {
-            "encoder": self.encoder.parameters(),
-            "connector": self.connector.parameters(self.encoder.channels, width),
-            "injection": self.injection.parameters(self.decoder),
-            "decoder": self.decoder.parameters(),
-        }
-        exported, auxiliary = sum(axes.values()), sum(each.parameters(self.decoder) for each in self.objectives)
-        return axes | {"auxiliary": auxiliary, "total": exported + auxiliary, "exported": exported}
-
-
-class DataConfig(Config):
-    """What is shared by every stage's data: the tokenizer, the chat template, and named data sets."""
-
-    tokenizer: str  # "mini" (shipped), or a folder that holds tokenizer.json
-    template: point(TEMPLATES) = "chatml"  # type: ignore[valid-type]  # {name: chatml, system: "..."}
-    decoder: point(IMAGE_DECODERS) = "exact"  # type: ignore[valid-type]  # of images in training; it changes no size
-    sets: dict[str, str]  # name -> folder of shards; "{demo}" stands for the demo's data, made when missing
-
-
-class Share(Config):
-    """What a stage draws from one set."""
-
-    weight: NonNegativeFloat | None = None  # relative number of samples; 0: nothing. Without any, the sizes decide
-    epochs: PositiveFloat | None = None  # so many passes over the set, to the sample, and then no more of it
-    cap: PositiveInt | None = None  # at most so many draws
-
-
-class GlobalBatch(Config):
-    """What one step learns from.
-
-    packs: so many packed sequences. samples: exactly so many samples, in as many packs as they need. tokens: it closes
-    with the sample that reaches so many.
-    """
-
-    unit: Literal["packs", "samples", "tokens"] = "packs"
-    size: PositiveInt
-
-
-class Mixture(Config):
-    """What a stage draws from which named sets, in which order, and how that is packed.
-
-    `order`: shuffled, or global batches of one modality each, their longest first (LLaVA's group_by_modality_length).
-    """
-
-    sets: dict[str, Share] = {}
-    weights: dict[str, NonNegativeFloat] = {}  # in place of `sets`, where weights are all there is to say
-    ratios: Literal["sizes", "required"] = "sizes"  # without weights or epochs: the sizes decide, or nobody, an error
-    temperature: PositiveFloat = 1.0  # without weights, a set of n samples weighs n^(1/temperature)
-    sequence_length: PositiveInt  # tokens of one packed sequence
-    batch: GlobalBatch | None = None
-    packs_per_batch: PositiveInt | None = None  # in place of `batch`, where the unit is packs
-    order: Literal["shuffled", "group_by_modality_length"] = "shuffled"
-    pack: bool = True  # false: one conversation in each packed sequence
-    shuffle_window: PositiveInt = 16  # shards of a set whose samples are shuffled together, and read side by side
-
-    @property
-    def shares(self) -> dict[str, Share]:
-        """The sets that something is drawn from."""
-        given = self.sets or {name: Share(weight=weight) for name, weight in self.weights.items()}
-        return {name: share for name, share in given.items() if share.weight != 0}
-
-    @property
-    def global_batch(self) -> GlobalBatch:
-        """The size of a global batch, however it was given."""
-        return self.batch or GlobalBatch(size=self.packs_per_batch or 1)
-
-    @property
-    def rows_per_batch(self) -> int | None:
-        """Packed sequences in each global batch; None where that differs from batch to batch."""
-        of = self.global_batch
-        return of.size if of.unit == "packs" or (of.unit == "samples" and not self.pack) else None
-
-    @property
-    def undecided(self) -> list[str]:
-        """The sets whose share is still to be said, where that is required."""
-        if self.ratios == "sizes":
-            return []
-        return [name for name, share in self.shares.items() if share.weight is None and share.epochs is None]
-
-    @model_validator(mode="after")
-    def _said_once(self) -> Mixture:
-        if (self.batch is None) == (self.packs_per_batch is None):
-            raise ConfigError(
-                "the global batch's size is said " + ("twice" if self.batch else "nowhere"),
-                where="mixture.batch",
-                fix="set either mixture.packs_per_batch=N or mixture.batch={unit: samples, size: N}",
-            )
-        if bool(self.sets) == bool(self.weights):
-            raise ConfigError(
-                "the mixture names its sets " + ("twice" if self.sets else "nowhere"),
-                where="mixture.sets",
-                fix="set either mixture.weights={NAME: 1} or mixture.sets={NAME: {weight: 1}}",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _comparable(self) -> Mixture:
-        weighed = {name for name, share in self.shares.items() if share.weight is not None}
-        if not self.shares:
-            raise ConfigError("every set has the weight 0", where="mixture.sets", fix="give one of them a weight")
-        if weighed and weighed != set(self.shares):
-            raise ConfigError(
-                f"weights are relative to each other, and of these sets only {', '.join(sorted(weighed))} has one",
-                where="mixture.sets",
-                fix="give each set a weight, or none",
-            )
-        return self
+from ..data.templates import TEMPLATES
+from ..training.trackers import TRACKERS
+from .data import Mixture
+from .model import Axis
 
 
 class Parallel(Config):

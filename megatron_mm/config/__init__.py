@@ -1,0 +1,25 @@
+"""The schemas of a training recipe: model axes, data sets, stages. Arithmetic only: importing this loads no torch."""
+
+from .data import DataConfig, GlobalBatch, Mixture, Share
+from .model import AXES, Axis, ModelConfig, Tiling
+from .stage import Checkpoint, Gate, Group, Loss, Optimizer, Parallel, Run, Stage, Stages
+
+__all__ = [
+    "AXES",
+    "Axis",
+    "Checkpoint",
+    "DataConfig",
+    "Gate",
+    "GlobalBatch",
+    "Group",
+    "Loss",
+    "Mixture",
+    "ModelConfig",
+    "Optimizer",
+    "Parallel",
+    "Run",
+    "Share",
+    "Stage",
+    "Stages",
+    "Tiling",
+]

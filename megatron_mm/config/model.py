@@ -1,0 +1,99 @@
+"""One point in the space of the model's axes: a recipe's section `model`. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from megavlm.platform.config import Config, merge, point, points
+from megavlm.platform.errors import ConfigError
+
+from ..connectors import CONNECTORS
+from ..decoders import DECODERS
+from ..encoders import ENCODERS
+from ..injection import INJECTIONS
+from ..objectives import OBJECTIVES
+
+AXES = ("encoder", "connector", "injection", "decoder")
+Axis = Literal["encoder", "connector", "injection", "decoder"]
+
+
+class Tiling(Config):
+    """Dynamic high resolution (NVLM 3.2 / InternVL 1.5): an image becomes 1..max_tiles tiles, plus a thumbnail."""
+
+    tile: PositiveInt = 448  # side of a square tile, in pixels; the encoder's input size
+    min_tiles: PositiveInt = 1
+    max_tiles: PositiveInt = 6  # without the thumbnail
+    thumbnail: bool = True
+
+
+class ModelConfig(Config):
+    """One point in the space of the four axes, plus auxiliary objectives."""
+
+    tiling: Tiling = Tiling()
+    encoder: point(ENCODERS)  # type: ignore[valid-type]
+    connector: point(CONNECTORS)  # type: ignore[valid-type]
+    injection: point(INJECTIONS)  # type: ignore[valid-type]
+    decoder: point(DECODERS)  # type: ignore[valid-type]
+    objectives: points(OBJECTIVES) = Field(default=["next_token"])  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.encoder.image_size != self.tiling.tile:
+            raise ConfigError(
+                f"encoder.image_size {self.encoder.image_size} is not the tile's side {self.tiling.tile}",
+                where="model.tiling.tile",
+                fix=f"set model.tiling.tile={self.encoder.image_size}",
+            )
+        digits = len(str(self.tiling.max_tiles))
+        if self.injection.tags == "1d" and digits > self.injection.tag_digits:
+            raise ConfigError(
+                f"up to {self.tiling.max_tiles} tiles, and tags of {self.injection.tag_digits} digit(s): those of one "
+                "image would differ in length",
+                where="model.injection.tag_digits",
+                fix=f"set model.injection.tag_digits={digits}",
+            )
+        return self
+
+    @field_validator("objectives")
+    @classmethod
+    def _one(cls, objectives: list[Config]) -> list[Config]:
+        if len(objectives) != 1:
+            raise ConfigError(
+                f"{len(objectives)} objectives: training on several at once is not built yet",
+                where="model.objectives",
+                fix=f"name one of {', '.join(OBJECTIVES)}",
+            )
+        return objectives
+
+    def changed(self, changes: Mapping[str, Any], where: str) -> ModelConfig:
+        """This model with a stage's `changes` on top; raises ConfigError whose `where` begins with the given one."""
+        return self if not changes else ModelConfig.parse(merge(self.model_dump(mode="json"), changes), where=where)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens that one tile costs in the decoder, tags not counted."""
+        return self.connector.tokens_per_tile(self.encoder.grid)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), `total`, and `exported`.
+
+        Counted is what is built: an encoder's dummy heads are, a vocabulary's padding is not. An export holds the axes
+        and not the objectives.
+        """
+        width = self.decoder.hidden
+        axes = {
+            "encoder": self.encoder.parameters(),
+            "connector": self.connector.parameters(self.encoder.channels, width),
+            "injection": self.injection.parameters(self.decoder),
+            "decoder": self.decoder.parameters(),
+        }
+        exported, auxiliary = sum(axes.values()), sum(each.parameters(self.decoder) for each in self.objectives)
+        return axes | {"auxiliary": auxiliary, "total": exported + auxiliary, "exported": exported}
