@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ def test_results_stand_in_the_order_of_the_tasks(executor, tmp_path):
 
 
 def test_who_is_asked_to_stop_begins_no_further_task(executor, tmp_path):
-    answers = iter([False, False, True, True, True, True])
+    answers = itertools.chain([False, False], itertools.repeat(True))
     job = Job("stopped", [["--version"]] * 9, tmp_path, stop=lambda: next(answers))
     with pytest.raises(SavedResumable, match="after 2 of 9 tasks"):
         executor.run(job, workers=2)
