@@ -91,7 +91,7 @@ def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process:
 @pytest.mark.multiprocess
 def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[list[float]]]) -> None:
     for case, steps in one_process.items():
-        assert (abs(steps[0][2] - steps[-1][2]) > 1e-5) == (case != "text"), case
+        assert (abs(steps[0][2] - steps[-1][2]) > 1e-4) == (case != "text"), case
 
 
 @pytest.mark.multiprocess
