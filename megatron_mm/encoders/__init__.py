@@ -8,4 +8,5 @@ ENCODERS = Registry("encoder", {
     "siglip": "megavlm.megatron_mm.encoders.siglip:Siglip",
     "convnext": "megavlm.megatron_mm.encoders.convnext:ConvNeXt",
     "sam": "megavlm.megatron_mm.encoders.sam:Sam",
+    "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
 })  # fmt: skip
