@@ -124,9 +124,9 @@ class Eva02Model(nn.Module):
         spec = self.spec
         x = self.patch_embed(tiles) + resized(self.pos_embed[0, 1:], spec.table, spec.grid)
         x = x.unflatten(1, spec.grid)
-        over = {side: self._rotation(side, tiles.device) for side in (spec.window, spec.grid[0])}
-        for block in self.blocks:
-            rotation = over[block.window or spec.grid[0]]
+        windowed, whole = (self._rotation(side, tiles.device) for side in (spec.window, spec.grid[0]))
+        for i, block in enumerate(self.blocks):
+            rotation = whole if spec.sees_all(i) else windowed
             x = checkpoint(block, x, rotation, use_reentrant=False) if self.recompute else block(x, rotation)
         images = torch.arange(len(tiles), device=tiles.device)
         return [FeatureMap(x.reshape(-1, spec.hidden), spec.grid, images, expert=spec.name, layer=-1)]
