@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -77,6 +78,16 @@ def figures(study: Study, run: VariantRun) -> RunFigures:
         answers={key: _answers(folder, score) for key, score in study.scores.items() if score.suite},
         metrics={key: _metric(folder, score) for key, score in study.scores.items() if score.metric},
     )
+
+
+def score_of(study: Study, run: VariantRun, name: str) -> float:
+    """A finished run's score: a share of items, or a metric; NaN where it has none."""
+    score = study.scores[name]
+    if score.metric:
+        value = _metric(run.folder, score)
+        return math.nan if value is None else value
+    answers = _answers(run.folder, score)
+    return sum(item.correct for item in answers) / len(answers) if answers else math.nan
 
 
 def seen_in(folder: RunFolder, recipe: Recipe, stage: str) -> tuple[dict[str, int], int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator, Sequence
 
 from megavlm.platform.errors import MegaVLMError, SavedResumable
-from megavlm.platform.executor import Job, TaskResult
+from megavlm.platform.executor import Executor, Job, TaskResult
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from ..training.lock import exclusive
@@ -22,30 +23,54 @@ FAILED = "variant_failed"  # the event of an attempt
 LOOK_SECONDS = 0.5
 
 
-def drive(folder: RunFolder, study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> None:
-    """Bring every run as far as it goes; one that fails stops no other.
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """Who trains what a study lacks: one attempt of the study, however many lists of trainings it is given."""
 
-    Raises SavedResumable when someone asked to stop (USR1, TERM or a wish in the attempt's folder), after the trainings
-    at work have saved; MegaVLMError when another driver is at work here.
-    """
-    executor = study.executor.make()
-    with only_driver(folder), folder.new_attempt() as attempt, SaveRequest(attempt) as request:
+    folder: RunFolder
+    study: Study
+    executor: Executor
+    attempt: Attempt
+    request: SaveRequest
+
+    def bring(self, name: str, runs: Sequence[VariantRun], sharing: Sharing) -> None:
+        """Bring every run as far as it goes; one that fails stops no other. The logs are called after `name`.
+
+        Raises SavedResumable when someone asked to stop (USR1, TERM or a wish in the attempt's folder), after the
+        trainings at work have saved.
+        """
         for run in runs:
             make_demo_data(run.recipe)
         for number, wave in enumerate(sharing.waves(runs)):
-            todo = [run for run in wave if not _done(run, sharing, attempt)]
-            if not todo or request.requested:
-                continue
-            tasks = [run.command() for run in todo]
-            job = Job(f"{study.name}-{number}", tasks, attempt.logs, stop=lambda: request.requested)
-            with passing_on(request, todo):
-                results = executor.run(job, workers=study.executor.workers)
-            for run, result in zip(todo, results, strict=True):
-                _tell(attempt, run, result)
-        if request.requested and not all(run.finished for run in runs):
+            todo = [run for run in wave if not _done(run, sharing, self.attempt)]
+            if todo and not self.request.requested:
+                self._train(f"{name}-{number}", todo)
+        if self.request.requested and not all(run.finished for run in runs):
             raise SavedResumable(
-                "stopped on request after saving", where=str(folder.root), fix="the same command goes on"
+                "stopped on request after saving", where=str(self.folder.root), fix="the same command goes on"
             )
+
+    def _train(self, name: str, runs: Sequence[VariantRun]) -> None:
+        tasks = [run.command() for run in runs]
+        job = Job(name, tasks, self.attempt.logs, stop=lambda: self.request.requested)
+        with passing_on(self.request, runs):
+            results = self.executor.run(job, workers=self.study.executor.workers)
+        for run, result in zip(runs, results, strict=True):
+            _tell(self.attempt, run, result)
+
+
+@contextlib.contextmanager
+def driving(folder: RunFolder, study: Study) -> Iterator[Driver]:
+    """Hold the study's folder and begin an attempt; raises MegaVLMError when another driver is at work here."""
+    executor = study.executor.make()
+    with only_driver(folder), folder.new_attempt() as attempt, SaveRequest(attempt) as request:
+        yield Driver(folder, study, executor, attempt, request)
+
+
+def drive(folder: RunFolder, study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> None:
+    """Bring every run as far as it goes; raises what `driving` and `Driver.bring` do."""
+    with driving(folder, study) as driver:
+        driver.bring(study.name, runs, sharing)
 
 
 def _done(run: VariantRun, sharing: Sharing, attempt: Attempt) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from megavlm.platform.errors import ConfigError
 
 from ..config import Stages
+from .outlook import axes, outlook_lines
 from .runs import VariantRun
 from .schema import Study
 from .shared import Sharing
@@ -30,6 +31,7 @@ def planned(study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> dict[
                 "finished": run.finished,
                 "samples": samples(run),
                 "parameters": plan.stages[-1].parameters,
+                "axes": axes(run),
                 "stages": {stage.name: stage.steps for stage in plan.stages},
                 "taken_over": {name: owner.label for name, owner in sharing.sources(run).items()},
                 "run": str(run.folder.root),
@@ -70,6 +72,7 @@ def plan_lines(told: dict[str, Any]) -> str:
         steps = ", ".join(f"{name} {_steps(row, name)}" for name in row["stages"])
         done = "  finished" if row["finished"] else ""
         lines.append(f"  {row['variant']:<20}{row['seed']:>5}{row['parameters']:>14,}{count:>10}  {steps}{done}")
+    lines += outlook_lines(told["search"]) if "search" in told else []
     return "\n".join([*lines, *(f"  note: {note}" for note in told["notes"])])
 
 

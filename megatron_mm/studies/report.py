@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.storage import write_atomic
 
-from . import show
+from . import searched, show
 
 if TYPE_CHECKING:
     from megavlm.platform.report import Report
@@ -51,6 +51,8 @@ def add_table(table: dict[str, Any], report: Report) -> None:
         columns, rows = compared
         report.table(rows, columns, title=f"Points more than {table['reference']}, item by item")
     report.text("\n\n".join(f"{note}." for note in show.notes(table)))
+    if "search" in table:
+        add_search(table["search"], report)
     runs = [_run_row(row["variant"], run) for row in table["rows"] for run in row["runs"]]
     report.table(runs, list(runs[0]), title="Trainings")
     if table["published"]:
@@ -60,6 +62,16 @@ def add_table(table: dict[str, Any], report: Report) -> None:
         report.table(rows, columns, title=show.heading(theirs))
         if theirs["note"]:
             report.text(theirs["note"])
+
+
+def add_search(found: dict[str, Any], report: Report) -> None:
+    """The rounds: how good the best of each was, and everything that was tried."""
+    columns, rows = searched.grid(found)
+    if drawn := searched.curves(found):
+        unit = "per cent" if found["percent"] else ""
+        report.line_chart("Best score by round", drawn, "round", unit)
+    report.table(rows, columns, title=searched.heading(found))
+    report.text("\n\n".join(f"{told}." for told in searched.outcomes(found)))
 
 
 def _bars(table: dict[str, Any], name: str) -> dict[str, dict[str, float]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -13,6 +13,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, did_you_mean
 from megavlm.platform.executor import EXECUTORS, Executor, make
+
+from .rounds import next_round
+from .search import Combination, Search, called, label
 
 NAME = r"^\w[\w.-]*$"  # names a folder
 Quantity = Literal["samples", "steps", "tokens"]
@@ -91,6 +94,7 @@ class Study(Config):
     overrides: list[str] = []  # of every variant, before its own
     variants: list[Variant] = []
     grid: dict[str, list[Any]] = {}  # in place of variants: every combination of these keys' values
+    search: Search | None = None  # in place of both: round after round, the variants that the rounds before tell
     stages: list[str] = []  # the recipe's stages to run; none: all that are not optional
     seeds: list[NonNegativeInt] = [1]
     scores: dict[str, Score]
@@ -106,6 +110,11 @@ class Study(Config):
         kind = Variant if info.field_name == "variants" else Published
         return [_item(kind, item, f"{info.field_name}.{k}") for k, item in enumerate(_as(list, items, info.field_name))]
 
+    @field_validator("search", mode="before")
+    @classmethod
+    def _search(cls, search: Any) -> Any:
+        return None if search is None else _item(Search, search, "search")
+
     @field_validator("scores", mode="before")
     @classmethod
     def _by_name(cls, scores: Any) -> Any:
@@ -113,11 +122,11 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _variants_or_grid(self) -> Study:
-        if bool(self.variants) == bool(self.grid):
+        if (given := [bool(self.variants), bool(self.grid), self.search is not None].count(True)) != 1:
             raise ConfigError(
-                "the variants are given " + ("twice" if self.variants else "nowhere"),
+                "the variants are given " + ("twice" if given else "nowhere"),
                 where="variants",
-                fix="give either variants: [{name: ..., overrides: [...]}] or grid: {KEY: [VALUES]}",
+                fix="give either variants: [{name: ..., overrides: [...]}], grid: {KEY: [VALUES]} or search: {...}",
             )
         if empty := next((key for key, values in self.grid.items() if not values), None):
             raise ConfigError(f"grid key '{empty}' has no value", where=f"grid.{empty}", fix="give a list of values")
@@ -141,19 +150,42 @@ class Study(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _search_has_scores(self) -> Study:
+        for name in self.search.scores if self.search else ():
+            if name not in self.scores:
+                fix = did_you_mean(name, self.scores)
+                raise ConfigError(f"'{name}' is no score of the study", where="search.score", fix=fix)
+            if self.scores[name].metric and self.search and self.search.better is None:
+                fix = "set search.better=higher or search.better=lower"
+                raise ConfigError(f"whether more of '{name}' is better", where="search.better", fix=fix)
+        return self
+
     def rows(self) -> list[Variant]:
-        """The variants, in the order of the table; those of a grid are called after keys and values."""
+        """The variants, in the order of the table; those of a grid are called after keys and values.
+
+        Of a search: those of its first round. The later ones are made known with `tried`.
+        """
         if self.variants:
             return self.variants
+        if self.search:
+            return [_of_search(self.search, names) for names in next_round(self.search, [])]
         return [
             _of_grid(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
         ]
 
+    def tried(self, combinations: Iterable[Combination]) -> Study:
+        """The study of a search, with these combinations as its variants."""
+        assert self.search
+        return self.model_copy(update={"variants": [_of_search(self.search, names) for names in combinations]})
+
+
+def _of_search(search: Search, names: Combination) -> Variant:
+    return Variant(name=called(names), overrides=[f"{search.over}={json.dumps(search.values(names))}"])
+
 
 def _of_grid(values: dict[str, Any]) -> Variant:
-    short = {key: value.get("name", value) if isinstance(value, dict) else value for key, value in values.items()}
-    named = (f"{key.rpartition('.')[2]}-{value}" for key, value in short.items())
-    name = "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in named)
+    name = "_".join(f"{key.rpartition('.')[2]}-{label(value)}" for key, value in values.items())
     return Variant(name=name, overrides=[f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 

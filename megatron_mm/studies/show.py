@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from . import searched
+
 THEIRS = (
     "Published figures, not ours: other data, another size, other questions. Compare the order of their rows with the "
     "order of ours, not the values."
@@ -26,6 +28,9 @@ def _page(table: dict[str, Any]) -> Iterator[str]:
     if compared:
         yield from ("", f"Points more than `{table['reference']}`, item by item:", "")
         yield from lines(*compared)
+    if "search" in table:
+        yield from ("", searched.heading(table["search"]) + ":", "", *lines(*searched.grid(table["search"])), "")
+        yield from (f"- {told}" for told in searched.outcomes(table["search"]))
     if table["published"]:
         yield from ("", "## Theirs", "", THEIRS)
     for theirs in table["published"]:

@@ -16,12 +16,15 @@ from megavlm.platform.runs import RunFolder, default_runs_root
 from . import show
 from .drive import drive
 from .find import find_study, list_studies
+from .outlook import outlook
 from .plan import plan_lines, planned
 from .report import write_table
 from .runs import VariantRun, all_runs, check_unchanged
 from .schema import Score, Study
+from .searched import record
 from .shared import Sharing
 from .table import make_table
+from .trials import go_on, plus, so_far
 
 MAY_CHANGE = ["*"]  # of a study that goes on: every training guards its own configuration
 FOLDER = "studies"  # below the runs
@@ -64,12 +67,16 @@ def run_main(argv: Sequence[str]) -> int:
     words, overrides = split_overrides(_set_joined(argv))
     args = _arguments(words)
     found = find_study(args.study, overrides)
+    if found.study.search and args.variant:
+        fix = "leave it out, or set search.candidates=[...]"
+        raise ConfigError("a search chooses its variants itself", where="--variant", fix=fix)
     study = found.study.model_copy(update={"overrides": [*found.study.overrides, *args.set]})
     folder = RunFolder(args.out or default_runs_root() / FOLDER / study.name)
-    known = with_folder(study, folder, args.variant)
+    listed, rounds = so_far(study, folder)
+    known = with_folder(listed, folder, args.variant)
     check_unchanged(known)
     runs, sharing = [run for run in known if not args.variant or run.variant in args.variant], Sharing(known)
-    plans = planned(study, runs, sharing)
+    plans = planned(listed, runs, sharing) | ({"search": outlook(study, rounds, folder.root)} if rounds else {})
     study.executor.make()
     if args.dry_run:
         told = {"study": study.name, "folder": str(folder.root), **plans}
@@ -77,8 +84,8 @@ def run_main(argv: Sequence[str]) -> int:
         return 0
     tree = study.model_dump(mode="json")
     RunFolder.create(folder.root, tree, found.origins, ["megavlm", "study", "run", *argv], MAY_CHANGE)
-    drive(folder, study, runs, sharing)
-    return _tell(study, folder, known, args.json)
+    drive(folder, study, runs, sharing) if study.search is None else go_on(study, folder)
+    return _tell(study, folder, args.variant, args.json)
 
 
 def report_main(argv: Sequence[str]) -> int:
@@ -89,9 +96,7 @@ def report_main(argv: Sequence[str]) -> int:
     named = default_runs_root() / FOLDER / args.study
     folder = RunFolder.open(named if (named / "config.yaml").exists() else args.study)
     study: Study = Study.parse(folder.config(), where=str(folder.path("config.yaml")))
-    runs = all_runs(study, folder.root)
-    check_unchanged(runs)
-    return _tell(study, folder, runs, args.json)
+    return _tell(study, folder, [], args.json)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -121,9 +126,12 @@ def with_folder(study: Study, folder: RunFolder, asked: Sequence[str]) -> list[V
     return all_runs(study, folder.root, [*asked, *there] if asked else [])
 
 
-def _tell(study: Study, folder: RunFolder, runs: Sequence[VariantRun], as_json: bool) -> int:
-    """Write and print the table of these trainings."""
-    table = make_table(study, folder, runs)
+def _tell(study: Study, folder: RunFolder, asked: Sequence[str], as_json: bool) -> int:
+    """Write and print the table: of the variants asked for, and those that have a folder."""
+    listed, rounds = so_far(study, folder)
+    runs = with_folder(listed, folder, asked)
+    check_unchanged(runs)
+    table = make_table(listed, folder, runs) | ({"search": record(study, rounds, runs)} if rounds else {})
     files = write_table(folder, table)
     print(json.dumps(table | {"files": files}, indent=2) if as_json else show.markdown(table))
     if not as_json:
@@ -136,10 +144,20 @@ def _tell(study: Study, folder: RunFolder, runs: Sequence[VariantRun], as_json: 
 def readable(study: Study) -> str:
     """A study for people."""
     lines = [f"# {study.name}: {study.question}", f"recipe    {study.recipe} {shlex.join(study.overrides)}".rstrip()]
-    lines += [f"variant   {variant.name:<14}{shlex.join(variant.overrides)}".rstrip() for variant in study.rows()]
+    lines += _variants(study)
     lines += [f"seeds     {', '.join(map(str, study.seeds))}", f"equal     {', '.join(study.equal) or 'nothing'}"]
     lines += [f"score     {name:<14}{_source(score)}" for name, score in study.scores.items()]
     return "\n".join([*lines, *(f"published {table.title} ({table.source})" for table in study.published)])
+
+
+def _variants(study: Study) -> list[str]:
+    if study.search is None:
+        return [f"variant   {variant.name:<14}{shlex.join(variant.overrides)}".rstrip() for variant in study.rows()]
+    search = study.search
+    start = plus(search.given) or f"the best {search.first} alone"
+    lines = [f"search    {search.over} among {', '.join(search.names)}", f"start     {start}"]
+    ends = "no candidate helps" if search.until == "no_gain" else f"none helps, or {search.until} rounds are over"
+    return [*lines, f"best by   {', '.join(search.scores)}, {search.better or 'higher'}; until {ends}"]
 
 
 def _source(score: Score) -> str:
