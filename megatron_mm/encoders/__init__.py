@@ -9,4 +9,5 @@ ENCODERS = Registry("encoder", {
     "convnext": "megavlm.megatron_mm.encoders.convnext:ConvNeXt",
     "sam": "megavlm.megatron_mm.encoders.sam:Sam",
     "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
+    "dinov2": "megavlm.megatron_mm.encoders.dinov2:Dinov2",
 })  # fmt: skip

@@ -1,0 +1,93 @@
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193) with registers (Darcet et al. 2023, arXiv 2309.16588)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from ..flops import Flops
+from ..layout import require_divisible
+from ..maps import MapShape
+from .expert import IMAGENET_MEAN, IMAGENET_STD, Expert
+
+if TYPE_CHECKING:
+    from ..contracts import BuildContext
+    from .dinov2_model import Dinov2Model
+
+
+class Dinov2(Expert):
+    """Shape of a DINOv2 ViT; the defaults are ViT-L/14 with 4 registers, at the 448 px of Eagle's studies.
+
+    The features are the last hidden state after the norm, without class token and registers (Eagle 1, arXiv
+    2408.15998, names this expert in tables only: its code is unpublished). Of the published names
+    `embeddings.mask_token` is not built: it is for pretraining.
+    """
+
+    name: Literal["dinov2"] = "dinov2"
+    image_size: PositiveInt = 448
+    trained_size: PositiveInt | None = 518  # what the table of positions is for: resized to image_size; null: the same
+    patch_size: PositiveInt = 14
+    layers: PositiveInt = 24
+    hidden: PositiveInt = 1024
+    heads: PositiveInt = 16
+    ffn: PositiveInt = 4096  # a multiple of hidden, as in published configurations
+    registers: NonNegativeInt = 4
+    layer_scale: float = 1e-5  # what the per-channel scale of each residual branch starts from: DINOv2's training
+    norm_eps: float = 1e-6
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Dinov2:
+        for key in ("image_size", "trained_size"):
+            require_divisible(getattr(self, key) or 0, f"encoder.{key}", self.patch_size, "encoder.patch_size")
+        require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
+        require_divisible(self.ffn, "encoder.ffn", self.hidden, "encoder.hidden")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in a tile."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Rows and columns of patches that the table of positions is for."""
+        side = (self.trained_size or self.image_size) // self.patch_size
+        return side, side
+
+    @property
+    def first_patch(self) -> int:
+        """How many tokens stand before the patches: the class token and the registers."""
+        return 1 + self.registers
+
+    @property
+    def maps(self) -> tuple[MapShape, ...]:
+        """One map, the last hidden state."""
+        return (MapShape(self.name, -1, *self.grid, self.hidden),)
+
+    def parameters(self) -> int:
+        """Parameters of what is built."""
+        width, (rows, columns) = self.hidden, self.table
+        embedding = (3 * self.patch_size**2 + 1 + self.first_patch + 1 + rows * columns) * width
+        mlp = 2 * width * self.ffn + self.ffn + width
+        layer = 4 * width**2 + 4 * width + mlp + 4 * width + 2 * width  # two norms with bias, two layer scales
+        return embedding + self.layers * layer + 2 * width
+
+    def flops(self) -> Flops:
+        """Forward FLOPs of one tile: patches, class token and registers see each other."""
+        patches = self.grid[0] * self.grid[1]
+        tokens = patches + self.first_patch
+        return Flops(
+            weights=2.0 * self.layers * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.ffn),
+            mixing=4.0 * self.layers * tokens**2 * self.hidden,
+            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
+        )
+
+    def build(self, ctx: BuildContext) -> Dinov2Model:
+        """The encoder on transformers' layers, weights not drawn."""
+        from .dinov2_model import Dinov2Model
+
+        return Dinov2Model(self, ctx)
