@@ -8,6 +8,8 @@ ENCODERS = Registry("encoder", {
     "siglip": "megavlm.megatron_mm.encoders.siglip:Siglip",
     "convnext": "megavlm.megatron_mm.encoders.convnext:ConvNeXt",
     "sam": "megavlm.megatron_mm.encoders.sam:Sam",
+    "eva02": "megavlm.megatron_mm.encoders.eva02:Eva02",
+    "pix2struct": "megavlm.megatron_mm.encoders.pix2struct:Pix2Struct",
     "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
     "dinov2": "megavlm.megatron_mm.encoders.dinov2:Dinov2",
 })  # fmt: skip
