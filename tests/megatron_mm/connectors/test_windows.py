@@ -91,7 +91,7 @@ def test_a_window_of_one_cell_leaves_nothing_to_choose(one_process: BuildContext
 
 
 def test_size_of_mini_geminis() -> None:
-    """With CLIP-L and ConvNeXt-XXL, as Mini-Gemini builds it. Eagle's table 4 says 1201, of dims that are unpublished."""
+    """With CLIP-L and ConvNeXt-XXL, as Mini-Gemini builds it. Eagle's table 4 says 1201; its dims are unpublished."""
     maps = (MapShape("clip", 24, 24, 24, 1024), MapShape("convnext", 4, 32, 32, 3072))
     assert 303.5 + 846.5 + Windows().parameters(maps, 4096) / 1e6 == pytest.approx(1178.3, abs=0.1)
 
