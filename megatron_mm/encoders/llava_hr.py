@@ -1,0 +1,134 @@
+"""LLaVA-HR's mixture of resolutions (Luo et al. 2024, arXiv 2403.03003): a convolutional map written into a ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from megavlm.platform.config import Config, point
+from megavlm.platform.errors import ConfigError
+
+from ..flops import Flops
+from ..maps import MapShape
+from . import ENCODERS
+from .mixture import added
+from .replicated import Replicated
+
+if TYPE_CHECKING:
+    from ..config import Parallel
+    from ..contracts import BuildContext
+    from .llava_hr_model import LlavaHrModel
+
+LOW = {"name": "clip", "image_size": 448, "trained_size": 336, "layer": -1, "class_token": "dropped"}
+
+
+class LlavaHr(Config):
+    """A ViT at low resolution (`low`) into which the last map of a second encoder (`high`) is written.
+
+    As published (multipath_encoder_wapper.py): after each layer in `after` an adapter adds the high map, projected by a
+    first convolution to `high_hidden` and by a second one to the ViT's width, times the tanh of a gate, and a
+    depthwise convolution of the ViT's own map; behind the last layer both are projected and added. The second
+    convolutions start from zero, so that in the beginning the ViT runs as trained. Where the weights of `low` and
+    `high` are frozen the published code leaves the adapters out: `after: []`.
+
+    One thing differs: the published code resizes CLIP's table of positions with antialiasing, whose cubic is another
+    than that of `trained_size`.
+    """
+
+    name: Literal["llava_hr"] = "llava_hr"
+    image_size: PositiveInt = 1024  # side of a square tile, in pixels
+    low: point(ENCODERS) = Field(default=LOW)  # type: ignore[valid-type]  # clip or siglip. 448 px: image_size / 32 * 14
+    high: point(ENCODERS) = Field(default="convnext")  # type: ignore[valid-type]
+    after: tuple[PositiveInt, ...] = (6, 12, 18)  # layers of `low`: a quarter of its 24 each
+    high_hidden: PositiveInt | None = None  # between the high map's two convolutions; null: its channels
+    kernel: PositiveInt = 7  # side of the depthwise convolution
+    gate_hidden: PositiveInt | None = None  # between the gate's two layers; null: half of the ViT's width
+
+    @model_validator(mode="after")
+    def _fits(self) -> LlavaHr:
+        if not isinstance(self.low, Replicated) or len(self.low.maps) != 1:
+            raise ConfigError(
+                f"'{self.low.name}' is not a plain ViT with one feature map, between whose layers an adapter can stand",
+                where="encoder.low",
+                fix="choose clip or siglip, with one `layer`",
+            )
+        if any(a >= b for a, b in pairwise(self.after)) or max(self.after, default=0) > self.low.depth:
+            raise ConfigError(
+                f"after {list(self.after)}: encoder.low has layers 1 to {self.low.depth}",
+                where="encoder.after",
+                fix="name some of them, in ascending order",
+            )
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"kernel {self.kernel} has no centre", where="encoder.kernel", fix="choose an odd one")
+        _require_matching(self.high.maps[-1], self.low.maps[0])
+        return self
+
+    @property
+    def maps(self) -> tuple[MapShape, ...]:
+        """One map, with the ViT's grid and width."""
+        return (self.low.maps[0]._replace(expert=self.name),)
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Of the ViT, of the high map, between its two convolutions, and between the gate's layers."""
+        low, high = self.low.maps[0].channels, self.high.maps[-1].channels
+        return low, high, self.high_hidden or high, self.gate_hidden or low // 2
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """What a stage can train apart: low, high and adapter, with their parameters."""
+        return {"low": self.low.parameters(), "high": self.high.parameters(), "adapter": self._adapter()}
+
+    def _adapter(self) -> int:
+        low, high, hidden, gate = self.widths
+        alignment = _linear(high, hidden) + _linear(hidden, low) + (self.kernel**2 + 1) * low + _linear(low, low)
+        alignment += _linear(2 * low, gate) + _linear(gate, 1)
+        return len(self.after) * alignment + _linear(low, low) + _linear(high, low)
+
+    def parameters(self) -> int:
+        """Parameters of both encoders and the adapter."""
+        return sum(self.parts.values())
+
+    def flops(self) -> Flops:
+        """Forward FLOPs of one tile, resizing not counted."""
+        low, high, hidden, gate = self.widths
+        cells, high_cells = (shape.rows * shape.columns for shape in (self.low.maps[0], self.high.maps[-1]))
+        alignment = high_cells * (high + low) * hidden + cells * (self.kernel**2 + low) * low + (2 * low + 1) * gate
+        merging = cells * (low + high) * low
+        adapter = Flops(weights=2.0 * (len(self.after) * alignment + merging))
+        return added([self.low.flops(), self.high.flops(), adapter])
+
+    def check(self, parallel: Parallel) -> None:
+        """Raise ConfigError where one of the encoders cannot be split over `parallel`."""
+        self.low.check(parallel)
+        self.high.check(parallel)
+
+    def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
+        """The linear layers that run in FP8: the encoders'."""
+        return [*self.low.fp8_widths(parallel), *self.high.fp8_widths(parallel)]
+
+    def build(self, ctx: BuildContext) -> LlavaHrModel:
+        """Both encoders and the adapter, weights not drawn."""
+        from .llava_hr_model import LlavaHrModel
+
+        return LlavaHrModel(self, ctx)
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    """Parameters of a linear layer with bias."""
+    return (inputs + 1) * outputs
+
+
+def _require_matching(high: MapShape, low: MapShape) -> None:
+    """A smaller map is interpolated, a larger one pooled: its sides have to be multiples."""
+    larger = high.rows > low.rows or high.columns > low.columns
+    if larger and (high.rows % low.rows or high.columns % low.columns):
+        raise ConfigError(
+            f"the high map's {high.rows} x {high.columns} cells are no multiple of the low one's "
+            f"{low.rows} x {low.columns}, to which they would be pooled",
+            where="encoder.high.image_size",
+            fix="choose image sizes of `high` and `low` whose grids are equal or divide",
+        )
