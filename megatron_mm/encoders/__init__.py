@@ -11,5 +11,6 @@ ENCODERS = Registry("encoder", {
     "eva02": "megavlm.megatron_mm.encoders.eva02:Eva02",
     "pix2struct": "megavlm.megatron_mm.encoders.pix2struct:Pix2Struct",
     "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
+    "llava_hr": "megavlm.megatron_mm.encoders.llava_hr:LlavaHr",
     "dinov2": "megavlm.megatron_mm.encoders.dinov2:Dinov2",
 })  # fmt: skip
