@@ -51,18 +51,23 @@ class Account(NamedTuple):
 
 
 def pair_up(fmt: Format, model: ModelConfig, slots: Iterable[Slot], axes: Iterable[str]) -> list[Pair]:
-    """The pairs of `axes` in the model's order; raises MegaVLMError for a parameter without a published tensor."""
+    """The pairs of `axes` in the model's order, for a format made for `model`.
+
+    Raises MegaVLMError for a parameter without a published tensor.
+    """
     wanted, pairs = set(axes), []
     for slot in slots:
-        if slot.axis not in wanted:
+        if slot.axis not in wanted or not fmt.covers(slot.axis, slot.name):
             continue
         found = fmt.maps[slot.axis].made_of(slot.name)
+        if found is None and fmt.maps[slot.axis].is_drawn(slot.name):
+            continue
         if found is None:
             what = f"format {fmt.name} has no tensor for '{slot.name}'"
             raise MegaVLMError(
                 what, where=f"model.{slot.axis}", fix="choose the format that this model was published in"
             )
-        pairs.append(Pair(slot, *found, getattr(model, slot.axis)))
+        pairs.append(Pair(slot, *found, fmt.spec(model, slot.axis)))
     return pairs
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .formats import Format, as_json, require_point
+from .formats import Format, as_json
+from .one_encoder import OneEncoder
 from .rules import Rule, WeightMap
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ TOWER = WeightMap(
         "encoder.layers.{n}.{any}": "of a layer behind the one that is read",
         "post_layernorm.{any}": "comes after the features that are read",
         "embeddings.position_ids": "a list of all positions",
+        "embeddings.class_embedding": "is taken out before the layers",
         "head.{any}": "of the pooling head",
     },
 )
@@ -33,7 +35,7 @@ OTHERS = {
 WHOLE = TOWER.under(PREFIX) + WeightMap([], OTHERS)
 
 
-class VisionTower(Format):
+class VisionTower(OneEncoder):
     """A ViT that is built of transformers' own layers, and keeps their names."""
 
     family: ClassVar[str]  # in transformers' class names
@@ -47,13 +49,9 @@ class VisionTower(Format):
         bare.maps = {"encoder": TOWER}  # type: ignore[misc]
         return bare
 
-    def fits(self, model: ModelConfig) -> None:
-        """Raise ConfigError for another encoder."""
-        require_point("encoder", model, (self.name,), self.name)
-
     def config(self, model: ModelConfig) -> dict[str, Any]:
         """The keys of transformers' vision configurations."""
-        of = model.encoder
+        of = self.expert(model)
         return {
             "architectures": [f"{self.family}VisionModel"],
             "model_type": f"{self.name}_vision_model",
@@ -73,7 +71,7 @@ class VisionTower(Format):
 
     def files(self, spec: StageData, dtype: str) -> dict[str, bytes]:
         """config.json, of the layers that are there: up to the one that is read."""
-        config = self.config(spec.model) | {"num_hidden_layers": spec.model.encoder.depth, "torch_dtype": dtype}
+        config = self.config(spec.model) | {"num_hidden_layers": self.expert(spec.model).depth, "torch_dtype": dtype}
         return {"config.json": as_json(config)}
 
 

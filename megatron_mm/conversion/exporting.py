@@ -17,20 +17,35 @@ from megavlm.platform.storage import safe_join
 from ..checkpoints.durable import flush
 from ..data.build import StageData
 from .accounts import Pair, pair_up
-from .formats import Format, as_json
+from .formats import Constant, Format, as_json
 from .ours import slots
 from .stored import Stored
 
 INDEX = "model.safetensors.index.json"
 
 
+class Still(NamedTuple):
+    """A constant of the format, to be written as a parameter's parts are."""
+
+    constant: Constant
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.constant.name,)
+
+    def published_shapes(self) -> list[tuple[int, ...]]:
+        """Its shape."""
+        return [self.constant.shape]
+
+
 class Export(NamedTuple):
-    """What will be written: parameters by shard, all of them as `dtype`."""
+    """What will be written: parameters and the format's constants by shard, all of them as `dtype`."""
 
     format: Format
     spec: StageData
     stored: Stored
-    shards: list[list[Pair]]
+    shards: list[list[Pair | Still]]
     dtype: torch.dtype
     beside: dict[str, bytes]  # the files that are no weights, by name
 
@@ -57,6 +72,8 @@ class Export(NamedTuple):
             "bytes": self.bytes,
             "dtype": dtype,
             "files": self.names,
+            "constants": [pair.constant.name for shard in self.shards for pair in shard if isinstance(pair, Still)],
+            "notes": self.format.notes(self.names),
         }
 
 
@@ -68,7 +85,11 @@ def plan_export(
     `max_shard` is in bytes; a larger tensor is a shard of its own. Without `dtype`, that of the checkpoint's weights,
     of which the format's files can name one.
     """
+    if not fmt.written:
+        fix = "choose the format of the whole model, or megavlm"
+        raise ConfigError(f"format {fmt.name} is read, and not written", where="--format", fix=fix)
     fmt.fits(spec.model)
+    fmt = fmt.of(spec.model)
     stored = Stored(checkpoint)
     pairs = pair_up(fmt, spec.model, slots(spec.model), fmt.maps)
     kinds = {stored.dtype(pair.slot) for pair in pairs}
@@ -77,7 +98,10 @@ def plan_export(
         raise ConfigError(f"the checkpoint's weights are of several dtypes: {said}", fix="choose one with --dtype")
     kind = dtype or kinds.pop()
     beside = fmt.files(spec, str(kind).removeprefix("torch."))  # before the weights: what cannot be said is told first
-    return Export(fmt, spec, stored, list(_sharded(pairs, max_shard, kind)), kind, beside)
+    if fmt.order:
+        pairs.sort(key=lambda pair: fmt.order.index(pair.slot.axis))
+    still = [Still(constant) for constant in fmt.constants(spec.model)]  # before: some readers want a part in the end
+    return Export(fmt, spec, stored, list(_sharded([*still, *pairs], max_shard, kind)), kind, beside)
 
 
 def write_export(plan: Export, out: Path) -> None:
@@ -102,10 +126,10 @@ def write_export(plan: Export, out: Path) -> None:
     part.rename(out)
 
 
-def _tensors(shard: Sequence[Pair], plan: Export) -> dict[str, Tensor]:
+def _tensors(shard: Sequence[Pair | Still], plan: Export) -> dict[str, Tensor]:
     found = {}
     for pair in shard:
-        parts = pair.split(plan.stored.read(pair.slot))
+        parts = [pair.constant.make()] if isinstance(pair, Still) else pair.split(plan.stored.read(pair.slot))
         for name, part in zip(pair.theirs, parts, strict=True):
             found[name] = part.to(plan.dtype, copy=True, memory_format=torch.contiguous_format)
     return found
@@ -124,9 +148,9 @@ def _beside(plan: Export) -> dict[str, bytes]:
     return plan.beside | {INDEX: as_json({"metadata": {"total_size": plan.bytes}, "weight_map": weight_map})}
 
 
-def _sharded(pairs: Sequence[Pair], max_shard: int, dtype: torch.dtype) -> Iterator[list[Pair]]:
+def _sharded(pairs: Sequence[Pair | Still], max_shard: int, dtype: torch.dtype) -> Iterator[list[Pair | Still]]:
     """The pairs in order, in shards of at most so many bytes."""
-    shard: list[Pair] = []
+    shard: list[Pair | Still] = []
     filled = 0
     for pair in pairs:
         size = _bytes(pair, dtype)
@@ -138,5 +162,5 @@ def _sharded(pairs: Sequence[Pair], max_shard: int, dtype: torch.dtype) -> Itera
     yield shard
 
 
-def _bytes(pair: Pair, dtype: torch.dtype) -> int:
+def _bytes(pair: Pair | Still, dtype: torch.dtype) -> int:
     return dtype.itemsize * sum(torch.Size(shape).numel() for shape in pair.published_shapes())

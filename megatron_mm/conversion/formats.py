@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megavlm.platform.errors import ConfigError
@@ -11,10 +12,24 @@ from megavlm.platform.errors import ConfigError
 from .rules import WeightMap
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..config import ModelConfig
     from ..data.build import StageData
 
 DTYPE_KEYS = {"torch_dtype", "dtype"}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A published tensor that no parameter of ours makes: nothing reads it, or it follows from the shape.
+
+    An export writes it, so that the published class finds every name it has. An import leaves it out.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
 
 
 class Format:
@@ -24,10 +39,33 @@ class Format:
     architectures: ClassVar[tuple[str, ...]]  # config.json's, by which `import` knows the format
     maps: ClassVar[Mapping[str, WeightMap]]  # axis -> map
     loose: ClassVar[frozenset[str]] = frozenset()  # keys of config.json that say nothing about the weights
+    marks: ClassVar[tuple[str, ...]] = ()  # tensors by which `import` knows the format where no config.json says it
+    order: ClassVar[tuple[str, ...]] = ()  # of the axes in files; () for the model's own
+    written: ClassVar[bool] = True  # whether `export` writes it too
 
     def reading(self, names: Collection[str]) -> Format:
         """This format as it reads tensors of these published names, where those are written in several ways."""
         return self
+
+    def of(self, model: ModelConfig) -> Format:
+        """This format with the names that it has for `model`, which it fits."""
+        return self
+
+    def covers(self, axis: str, name: str) -> bool:
+        """Whether a parameter of one of its axes is one that this format holds: of a mixture, perhaps one expert's."""
+        return True
+
+    def spec(self, model: ModelConfig, axis: str) -> Any:
+        """The Config that its transforms are given."""
+        return getattr(model, axis)
+
+    def constants(self, model: ModelConfig) -> Sequence[Constant]:
+        """What an export has beside the model's parameters."""
+        return ()
+
+    def notes(self, files: Sequence[str]) -> list[str]:
+        """What whoever loads an export of these weight files has to know."""
+        return []
 
     def fits(self, model: ModelConfig) -> None:
         """Raise ConfigError where `model` is not of this format."""

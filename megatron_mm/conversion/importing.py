@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,10 @@ class Source(NamedTuple):
 
 
 class Import(NamedTuple):
-    """What will be written: of each source, which tensors. `drawn` are the model's axes that none of them holds."""
+    """What will be written: of each source, which tensors.
+
+    `drawn` are the axes, and within an axis the modules and parameters, that none of them holds.
+    """
 
     sources: list[Source]
     accounts: list[Account]
@@ -46,8 +49,14 @@ class Import(NamedTuple):
 
     @property
     def axes(self) -> list[str]:
-        """The axes it holds, in the model's order."""
-        return [axis for axis in AXES if any(axis in source.axes for source in self.sources)]
+        """The axes it holds, whole or but for `drawn`, in the model's order."""
+        held = {pair.slot.axis for own in self.accounts for pair in own.pairs}
+        return [axis for axis in AXES if axis in held]
+
+    @property
+    def lacking(self) -> list[str]:
+        """Of the axes it holds, what is not in it."""
+        return [part for part in self.drawn if part not in AXES]
 
     @property
     def bytes(self) -> int:
@@ -66,16 +75,31 @@ class Import(NamedTuple):
 
 def plan_import(model: ModelConfig, sources: Sequence[Source]) -> Import:
     """Compare everything with everything; raises ConfigError or InputError. Nothing is written, no tensor is read."""
-    _require_apart(sources)
     for source in sources:
         source.format.fits(model)
         if source.published.config is not None:
             source.format.compare(model, source.published.config, str(source.published.path / "config.json"))
+    made = [source._replace(format=source.format.of(model)) for source in sources]
     ours = slots(model)
-    pairs = [pair_up(source.format, model, ours, source.axes) for source in sources]
-    found = [account(source.format, own, source.published) for source, own in zip(sources, pairs, strict=True)]
-    held = {axis for source in sources for axis in source.axes}
-    return Import(list(sources), found, [axis for axis in AXES if axis in {slot.axis for slot in ours} - held])
+    pairs = [pair_up(source.format, model, ours, source.axes) for source in made]
+    _require_apart(made, pairs)
+    found = [account(source.format, own, source.published) for source, own in zip(made, pairs, strict=True)]
+    held = {(pair.slot.axis, pair.slot.name) for own in pairs for pair in own}
+    every = {f"{slot.axis}.{slot.name}": (slot.axis, slot.name) in held for slot in ours}
+    return Import(made, found, _lacking(every))
+
+
+def _lacking(held: Mapping[str, bool]) -> list[str]:
+    """Of dotted names, those that are not held; a module of which nothing is held in place of its parameters."""
+    present = {name[:end] for name, there in held.items() if there for end in _dots(name)}
+    absent = [name for name, there in held.items() if not there]
+    short = (next(name[:end] for end in _dots(name) if name[:end] not in present) for name in absent)
+    return list(dict.fromkeys(short))
+
+
+def _dots(name: str) -> list[int]:
+    """Where the modules that a dotted name lies in end, and the name itself."""
+    return [place for place, letter in enumerate(name) if letter == "."] + [len(name)]
 
 
 def write_import(plan: Import, run: RunFolder, stage: str) -> Path:
@@ -93,6 +117,8 @@ def write_import(plan: Import, run: RunFolder, stage: str) -> Path:
     write_tensors(folder, plan.tensors())
     flush([*(folder / name for name in ("common.pt", "metadata.json", INDEX)), folder, *folder.parents[:2]])
     marker = {"stage": stage, "step": 0, "parts": plan.axes}
+    if plan.lacking:
+        marker["lacking"] = plan.lacking
     write_atomic(folder / COMPLETE, json.dumps(marker).encode())
     flush([folder])
     return folder
@@ -118,13 +144,15 @@ def _record(source: Source, own: Account) -> dict[str, Any]:
         "tensors": sum(len(pair.theirs) for pair in own.pairs),
         "ignored": own.ignored,
         "padded": own.padded,
+        "unused": source.published.unused,
     }
 
 
-def _require_apart(sources: Sequence[Source]) -> None:
-    for axis in AXES:
-        holders = [str(source.published.path) for source in sources if axis in source.axes]
-        if len(holders) > 1:
-            raise ConfigError(
-                f"{' and '.join(holders)} both hold the {axis}", where=axis, fix="leave one out by --part"
-            )
+def _require_apart(sources: Sequence[Source], pairs: Sequence[Sequence[Pair]]) -> None:
+    holders: dict[tuple[str, str], Source] = {}
+    for source, own in zip(sources, pairs, strict=True):
+        for slot in (pair.slot for pair in own):
+            other = holders.setdefault((slot.axis, slot.name), source)
+            if other is not source:
+                what = f"{other.published.path} and {source.published.path} both hold {slot.said}"
+                raise ConfigError(what, where=slot.axis, fix="leave one out, or one's part by --part")

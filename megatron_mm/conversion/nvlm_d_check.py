@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from megavlm.platform.errors import ConfigError
 
 from ..data.templates.chatml import ChatML
+from .demands import OWN, Demand, require
 from .nvlm_d_config import PROJECTOR_EPS
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
     from ..data.templates.base import Template
 
-OWN = "use --format megavlm, which holds every model"
 DUMMY_HEADS = 7  # which vLLM adds to the encoder's heads, whatever their number
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 MARKS = {"image_start": "<Image>", "image_end": "</Image>"}
-
-
-class Demand(NamedTuple):
-    """The values of a key that the format's readers assume, and why."""
-
-    key: str
-    wanted: tuple[Any, ...]
-    why: str
-    trained: bool = True  # whether training with the wanted value is a way out; another point of an axis is not
 
 
 def demands(model: ModelConfig) -> list[Demand]:
@@ -49,14 +39,7 @@ def demands(model: ModelConfig) -> list[Demand]:
 
 def check_model(model: ModelConfig) -> None:
     """Raise ConfigError naming the first value that the format cannot say."""
-    for key, wanted, why, trained in demands(model):
-        value, other = attrgetter(key)(model), wanted[-1]
-        if value not in wanted:
-            raise ConfigError(
-                f"{key} {value}: format nvlm_d needs {other}, since {why}",
-                where=f"model.{key}",
-                fix=f"train with model.{key}={other}, or {OWN}" if trained else OWN,
-            )
+    require(model, demands(model), "nvlm_d")
 
 
 def check_template(template: Template) -> ChatML:

@@ -1,4 +1,4 @@
-"""Published weights on disk: safetensors, or .bin files of tensors alone, of any number of shards.
+"""Published weights on disk: safetensors, or files of torch.save with tensors alone, of any number of shards.
 
 Nothing in them is run, and no name in them becomes a path that leaves their folder.
 """
@@ -9,18 +9,24 @@ import functools
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megavlm.platform.errors import InputError
 from megavlm.platform.storage import safe_join
 
+from .torch_files import TorchFile
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+# What is taken where no index says it, the first of these that is there: a projector's weights are one file (LLaVA's
+# first stage), and so are those of some encoders.
+PATTERNS = ("*.safetensors", "pytorch_model*.bin", "mm_projector.bin", "*.pth")
+WEIGHTS = {".safetensors", ".bin", ".pth", ".pt"}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 OPEN_FILES = 2  # a layer's tensors may lie in two shards; what is mapped counts as this process' memory
+DAMAGED = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 
 
@@ -35,19 +41,28 @@ class Entry(NamedTuple):
 class Published:
     """A folder of published weights, or one file of them. Only the tables of contents are read at first.
 
-    Raises InputError for a folder without weights, an index that names what is not there, a file that is damaged.
+    `unused` are weight files and indexes that lie there and are not read, and entries of files that are no weights,
+    with the reason. Raises InputError for a folder without weights, an index that names what is not there, a file that
+    is damaged or would run code.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = _json(path / "config.json") if (path / "config.json").is_file() else None
         self.tensors: dict[str, Entry] = {}
-        for file in _files(path):
-            for name, entry in _contents(file):
-                if name in self.tensors:
-                    raise InputError(f"tensor '{name}' stands in two files", where=f"{self.tensors[name].file}, {file}")
-                self.tensors[name] = entry
+        files = _files(path)
+        self.unused = _unused(path, files)
+        for file in files:
+            self._list(file)
         self._open = functools.lru_cache(OPEN_FILES)(_open)
+
+    def _list(self, file: Path) -> None:
+        opened = _open(file)
+        for name in opened.names():
+            if name in self.tensors:
+                raise InputError(f"tensor '{name}' stands in two files", where=f"{self.tensors[name].file}, {file}")
+            self.tensors[name] = Entry(file, *opened.describe(name))
+        self.unused |= {f"{file.name}: {name}": "no weights of the model" for name in opened.beside}
 
     @property
     def architectures(self) -> list[str]:
@@ -69,10 +84,21 @@ def _files(path: Path) -> list[Path]:
     for index in INDEXES:
         if (path / index).is_file():
             return _indexed(path, path / index)
-    found = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-    if not found:
-        raise InputError("the folder holds no *.safetensors and no pytorch_model*.bin", where=str(path))
-    return found
+    for pattern in PATTERNS:
+        if found := sorted(path.glob(pattern)):
+            return found
+    raise InputError(f"the folder holds no {' and no '.join(PATTERNS)}", where=str(path))
+
+
+def _unused(path: Path, files: list[Path]) -> dict[str, str]:
+    """What looks like weights, or like an index of them, and is none that is read: old files that a release kept."""
+    if not path.is_dir():
+        return {}
+    index = next((name for name in INDEXES if (path / name).is_file()), None)
+    read = {file.name for file in files} | {index}
+    alike = {file.name for file in path.iterdir() if file.suffix in WEIGHTS or ".index" in file.name}
+    why = f"{index} does not name it" if index else f"{files[0].name} is read"
+    return {name: why for name in sorted(alike - read)}
 
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
@@ -98,16 +124,10 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _contents(file: Path) -> Iterator[tuple[str, Entry]]:
-    """Names, shapes and dtypes of a file's tensors."""
-    opened = _open(file)
-    for name in opened.names():
-        shape, dtype = opened.describe(name)
-        yield name, Entry(file, shape, dtype)
-
-
 class _Safetensors:
     """A safetensors file, mapped into memory."""
+
+    beside: tuple[str, ...] = ()  # entries that are no tensors: there are none
 
     def __init__(self, file: Path) -> None:
         from safetensors import safe_open
@@ -128,38 +148,22 @@ class _Safetensors:
         return self._handle.get_tensor(name)
 
 
-class _Bin:
-    """A file of torch.save, mapped into memory; refused where it holds anything but tensors by name."""
-
-    def __init__(self, file: Path) -> None:
-        import torch
-
-        self._tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(self._tensors, dict) or not all(torch.is_tensor(t) for t in self._tensors.values()):
-            raise InputError("holds something else than tensors by name", where=str(file), fix="save it as safetensors")
-
-    def names(self) -> list[str]:
-        """The names of its tensors."""
-        return [str(name) for name in self._tensors]
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype of a tensor."""
-        tensor = self._tensors[name]
-        return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-
-    def get_tensor(self, name: str) -> Tensor:
-        """A tensor, over the mapped file."""
-        return self._tensors[name]
-
-
-def _open(file: Path) -> _Safetensors | _Bin:
+def _open(file: Path) -> _Safetensors | TorchFile:
     """Raises InputError for what is neither, or is damaged."""
     from safetensors import SafetensorError
 
-    kind: Any = _Safetensors if file.suffix == ".safetensors" else _Bin
+    kind: Any = _Safetensors if file.suffix == ".safetensors" else TorchFile
     try:
         return kind(file)
-    except (SafetensorError, OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         what = f"is damaged, or no file of weights: {str(error).strip().partition(chr(10))[0]}"
         raise InputError(
             what, where=str(file), fix="download it again, as safetensors where there is a choice"

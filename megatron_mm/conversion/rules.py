@@ -27,23 +27,40 @@ class Rule:
 
 
 class WeightMap:
-    """The rules of one axis, and published tensors that are left out, with the reason."""
+    """The rules of one axis, and published tensors that are left out, with the reason.
 
-    def __init__(self, rules: Iterable[Rule], ignored: Mapping[str, str] | None = None) -> None:
+    `drawn` are parameters of ours that nobody published, so that training draws them.
+    """
+
+    def __init__(
+        self, rules: Iterable[Rule], ignored: Mapping[str, str] | None = None, drawn: Iterable[str] = ()
+    ) -> None:
         self.rules = tuple(rules)
         self.ignored = dict(ignored or {})
+        self.drawn = tuple(drawn)
 
     def under(self, prefix: str) -> WeightMap:
         """The same map for published names that all begin with `prefix`."""
         rules = (replace(rule, theirs=tuple(prefix + name for name in rule.published)) for rule in self.rules)
-        return WeightMap(rules, {prefix + name: why for name, why in self.ignored.items()})
+        return WeightMap(rules, {prefix + name: why for name, why in self.ignored.items()}, self.drawn)
+
+    def inside(self, prefix: str) -> WeightMap:
+        """The same map for parameters of ours that all begin with `prefix`."""
+        rules = (replace(rule, ours=prefix + rule.ours) for rule in self.rules)
+        return WeightMap(rules, self.ignored, (prefix + name for name in self.drawn))
 
     def __add__(self, other: WeightMap) -> WeightMap:
         """Both maps' rules; where both name a parameter, the first one's holds."""
-        return WeightMap(self.rules + other.rules, other.ignored | self.ignored)
+        return WeightMap(self.rules + other.rules, other.ignored | self.ignored, self.drawn + other.drawn)
+
+    def is_drawn(self, ours: str) -> bool:
+        """Whether no published tensor makes the parameter `ours`, and none is expected to."""
+        return any(matched(pattern, ours) is not None for pattern in self.drawn)
 
     def made_of(self, ours: str) -> tuple[tuple[str, ...], Transform] | None:
         """The published names that make the parameter `ours`, and how; None where no rule names it."""
+        if self.is_drawn(ours):
+            return None
         for rule in self.rules:
             found = matched(rule.ours, ours)
             if found is not None:

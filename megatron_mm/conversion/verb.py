@@ -21,7 +21,7 @@ from ..data.build import StageData
 from . import FORMATS
 from .formats import Format
 from .published import Published
-from .words import readable_import, readable_verify, size
+from .words import readable_export, readable_import, readable_verify, size
 
 SHOWN = 10  # differences
 
@@ -105,8 +105,7 @@ def export_main(argv: Sequence[str]) -> int:
             write_export(plan, args.out)
     finally:
         shutdown()
-    readable = f"{told['tensors']} tensors, {told['bytes']:,} bytes of {told['dtype']}, in {len(told['files'])} file(s)"
-    print(json.dumps(told, indent=2) if args.json else f"{readable} -> {args.out}")
+    print(json.dumps(told, indent=2) if args.json else readable_export(told))
     return 0
 
 
@@ -160,13 +159,18 @@ def _asked(fmt: Format, parts: list[str] | None) -> tuple[Format, list[str]]:
 
 
 def format_of(published: Published, name: str | None) -> Format:
-    """The format that was asked for, or the one of config.json's architecture; raises ConfigError or InputError."""
+    """The format that was asked for, the one of config.json's architecture, or the one that has such tensors.
+
+    Raises ConfigError or InputError.
+    """
     if name is not None:
         return FORMATS.load(name)().reading(published.tensors)
-    for each in FORMATS:
-        fmt: Format = FORMATS.load(each)()
-        if set(fmt.architectures) & set(published.architectures):
-            return fmt.reading(published.tensors)
+    every: list[Format] = [FORMATS.load(each)() for each in FORMATS]
+    named = (fmt for fmt in every if set(fmt.architectures) & set(published.architectures))
+    marked = (fmt for fmt in every if set(fmt.marks) & published.tensors.keys())
+    found = next(named, None) or next(marked, None)
+    if found is not None:
+        return found.reading(published.tensors)
     said = f"says {', '.join(published.architectures)}" if published.architectures else "is not there, or says nothing"
     raise InputError(
         f"config.json {said}: no format has that architecture",

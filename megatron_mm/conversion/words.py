@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from typing import Any
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -16,12 +17,30 @@ def readable_import(told: dict[str, Any]) -> str:
         lines.append(
             f"{each['path']}: {each['tensors']} tensors of format {each['format']} -> {', '.join(each['parts'])}"
         )
-        lines += [f"  left out {name}: {why}" for name, why in each["ignored"].items()]
+        lines += [f"  left out {names}: {why}" for names, why in _together(each["ignored"])]
+        lines += [f"  not read: {name}, since {why}" for name, why in each["unused"].items()]
         lines += [f"  filled up with zeros: {name}" for name in each["padded"]]
     if told["drawn"]:
         lines.append(f"not in it, so that training draws it: {', '.join(told['drawn'])}")
     done = f"{told['bytes']:,} bytes -> {told['checkpoint']}" if told["checkpoint"] else f"{told['bytes']:,} bytes"
     return "\n".join([*lines, done, f"to start from it: stages.{told['stage']}.start={told['run']}"])
+
+
+def readable_export(told: dict[str, Any]) -> str:
+    """An export's record for people."""
+    said = f"{told['tensors']} tensors, {told['bytes']:,} bytes of {told['dtype']}, in {len(told['files'])} file(s)"
+    constants = told["constants"]
+    lines = [f"  {names}: {why}" for names, why in _together(dict.fromkeys(constants, "no weight of the model"))]
+    return "\n".join([f"{said} -> {told['out']}", *lines, *told["notes"]])
+
+
+def _together(reasons: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Names and reason, one name in place of those that differ in their numbers alone."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, why in reasons.items():
+        alike.setdefault((re.sub(r"\d+", "N", name), why), []).append(name)
+    for (pattern, why), names in alike.items():
+        yield (names[0] if len(names) == 1 else f"{len(names)} x {pattern}"), why
 
 
 def readable_verify(told: dict[str, Any]) -> str:

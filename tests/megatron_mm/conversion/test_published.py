@@ -97,7 +97,7 @@ def test_a_pickle_does_not_run(tmp_path: Path, nested: bool) -> None:
     mark = tmp_path / "it-ran"
     harm = Runs(mark)
     torch.save({"a": TENSORS["a"], "b": [harm] if nested else harm}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"damaged, or no file of weights"):
+    with pytest.raises(InputError, match=r"loading it would call \w+\.mkdir"):
         Published(tmp_path)
     assert not mark.exists()
 
