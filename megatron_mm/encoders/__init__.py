@@ -6,4 +6,5 @@ ENCODERS = Registry("encoder", {
     "internvit": "megavlm.megatron_mm.encoders.internvit:InternViT",
     "clip": "megavlm.megatron_mm.encoders.clip:Clip",
     "siglip": "megavlm.megatron_mm.encoders.siglip:Siglip",
+    "convnext": "megavlm.megatron_mm.encoders.convnext:ConvNeXt",
 })  # fmt: skip

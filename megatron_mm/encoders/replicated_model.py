@@ -1,4 +1,4 @@
-"""A ViT on transformers' layers; ours are the way in (one pass over the pixels) and which hidden state comes out."""
+"""A ViT on transformers' layers; ours are the way in (one pass over the pixels) and which hidden states come out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReplicatedViT(nn.Module):
-    """Tiles [n, 3, H, W] in 0..255 -> one FeatureMap of n * rows * columns tokens.
+    """Tiles [n, 3, H, W] in 0..255 -> FeatureMaps of n * rows * columns tokens, one for each wanted layer.
 
     The parameters have the names of the published checkpoints, those of a vision model alone ("vision_model. ...").
     """
@@ -32,20 +32,27 @@ class ReplicatedViT(nn.Module):
             self.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
         embeddings = self.vision_model.embeddings
         tables = [embeddings.position_embedding.weight]
-        for table in [*tables, embeddings.class_embedding] if spec.class_token else tables:
+        for table in [*tables, embeddings.class_embedding] if spec.class_tokens else tables:
             setattr(table, "init_std", 0.02)  # noqa: B010
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
-        """uint8 [n, 3, H, W] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
+        """uint8 [n, 3, H, W] (float where pixels want a gradient) -> FeatureMaps of [n * rows * columns, hidden]."""
         spec, model = self.spec, self.vision_model
         x = self._embedded(tiles)
-        x = model.pre_layrnorm(x) if spec.entry_norm else x
+        states = [model.pre_layrnorm(x) if spec.entry_norm else x]
         for layer in model.encoder.layers:
-            x = layer(x, None)  # no mask: every patch sees every other
-        x = model.post_layernorm(x) if spec.ends_in_norm else x
-        values = x[:, int(spec.class_token) :].reshape(-1, spec.hidden)
+            states.append(layer(states[-1], None))  # no mask: every patch sees every other
+        if spec.ends_in_norm:
+            states[-1] = model.post_layernorm(states[-1])
         images = torch.arange(len(tiles), device=tiles.device)
-        return [FeatureMap(values, spec.grid, images, expert=spec.name, layer=spec.layer)]
+        return [
+            FeatureMap(self._patches(states[depth]), spec.grid, images, expert=spec.name, layer=layer)
+            for layer, depth in zip(spec.wanted, spec.depths, strict=True)
+        ]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """[n, tokens, hidden] -> [n * rows * columns, hidden], without the class token."""
+        return x[:, self.spec.class_tokens :].reshape(-1, self.spec.hidden)
 
     def _embedded(self, tiles: Tensor) -> Tensor:
         """uint8 [n, 3, H, W] -> [n, tokens, hidden]; the convolution is one matrix product over patches."""
@@ -55,9 +62,10 @@ class ReplicatedViT(nn.Module):
         seen = tiles[:, :, :height, :width]
         pixels = tile_normalise(seen, spec.patch_size, spec.mean, spec.std, dtype=weight.dtype)
         x = F.linear(pixels, weight.flatten(1), bias)
-        if spec.class_token:
+        positions = resized(embeddings.position_embedding.weight, spec.table, spec.grid)
+        if spec.class_tokens:
             x = torch.cat([embeddings.class_embedding.expand(len(x), 1, -1), x], dim=1)
-        return x + resized(embeddings.position_embedding.weight, spec.table, spec.grid)
+        return x + positions[len(positions) - x.shape[1] :]  # a class token that was dropped leaves its position
 
 
 def _layers(spec: Replicated) -> Any:
@@ -80,6 +88,8 @@ def _layers(spec: Replicated) -> Any:
     with torch.device("meta"):  # where it draws no weights
         model = getattr(transformers, f"{spec.family}Model")(config)
     del model.embeddings.position_ids  # a list of all positions, which to_empty would fill with chance
+    if spec.trained_with_class_token and not spec.class_tokens:
+        del model.embeddings.class_embedding
     if not spec.ends_in_norm:
         del model.post_layernorm
     return model

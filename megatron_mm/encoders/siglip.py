@@ -18,7 +18,7 @@ class Siglip(Replicated):
 
     family: ClassVar[str] = "SiglipVision"
     activation: ClassVar[str] = "gelu_pytorch_tanh"
-    class_token: ClassVar[bool] = False
+    trained_with_class_token: ClassVar[bool] = False
     patch_bias: ClassVar[bool] = True
     entry_norm: ClassVar[bool] = False
     exit_norm: ClassVar[bool] = True

@@ -93,10 +93,12 @@ def tanh_gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-def hidden_states(kind: type[Replicated], weights: dict[str, Tensor], tiles: Tensor, table: int = 0) -> list[Tensor]:
+def hidden_states(
+    kind: type[Replicated], weights: dict[str, Tensor], tiles: Tensor, table: int = 0, dropped: bool = False
+) -> list[Tensor]:
     """In float64, the patches of: the embeddings, then what each layer gives; the last one as the tower ends it.
 
-    `table`: the side of the trained grid where it is not the tile's.
+    `table`: the side of the trained grid where it is not the tile's. `dropped`: the class token goes before the layers.
     """
     clip = kind is Clip
     w = {name.removeprefix("vision_model."): tensor.double() for name, tensor in weights.items()}
@@ -114,6 +116,7 @@ def hidden_states(kind: type[Replicated], weights: dict[str, Tensor], tiles: Ten
         x = torch.cat([w["embeddings.class_embedding"].repeat(len(x), 1, 1), x], dim=1)
     x = x + positions
     eps, gelu = (1e-5, quick_gelu) if clip else (1e-6, tanh_gelu)
+    x = x[:, 1:] if dropped else x
     states = [norm(w, "pre_layrnorm", x, eps) if clip else x]
     for i in range(4):
         p = {name.removeprefix(f"encoder.layers.{i}."): t for name, t in w.items()}
@@ -122,7 +125,7 @@ def hidden_states(kind: type[Replicated], weights: dict[str, Tensor], tiles: Ten
         states.append(x + linear(p, "mlp.fc2", gelu(linear(p, "mlp.fc1", norm(p, "layer_norm2", x, eps)))))
     if not clip:
         states[-1] = norm(w, "post_layernorm", states[-1], eps)
-    return [state[:, int(clip) :].flatten(0, 1).float() for state in states]
+    return [state[:, int(clip and not dropped) :].flatten(0, 1).float() for state in states]
 
 
 def attention(p: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -163,6 +166,31 @@ def test_positions_are_resized_to_the_tile(kind: type[Replicated], side: int) ->
 
 
 @FAMILIES
+@pytest.mark.parametrize("layers", [(1, 3, 4), (-1, 0, 2), (2, 1)])
+def test_several_layers_are_several_maps(kind: type[Replicated], layers: tuple[int, ...]) -> None:
+    weights, spec = published(kind), kind(**SHAPE, layer=layers)
+    features, wanted = built(spec, weights)(tiles()), hidden_states(kind, weights, tiles())
+    assert spec.maps == tuple((kind().name, layer, 4, 4, 32) for layer in layers)
+    for feature, shape in zip(features, spec.maps, strict=True):
+        assert (feature.expert, feature.layer, *feature.grid, feature.values.shape[1]) == shape
+        torch.testing.assert_close(feature.values, wanted[feature.layer], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "table"), [(30, 0), (42, 4)])
+def test_eagle_takes_the_class_token_out_before_the_layers(side: int, table: int) -> None:
+    """The patches keep their own positions, never see the class token, and pass no norm at the end."""
+    weights = published(Clip)
+    spec = Clip(**{**SHAPE, "image_size": side, "trained_size": 30}, layer=-1, class_token="dropped")
+    model = built(spec, weights)
+    (feature,) = model(tiles(side))
+    wanted = hidden_states(Clip, weights, tiles(side), table=table, dropped=True)[-1]
+    torch.testing.assert_close(feature.values, wanted, rtol=1e-5, atol=1e-5)
+    assert (feature.values - hidden_states(Clip, weights, tiles(side), table=table)[-1]).abs().max() > 1e-2
+    feature.values.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@FAMILIES
 def test_takes_the_published_names_and_leaves_what_it_does_not_use(kind: type[Replicated]) -> None:
     """LLaVA's -2: all but the last layer, the norm after it, and SigLIP's pooling."""
     weights = published(kind)
@@ -179,6 +207,8 @@ def test_takes_the_published_names_and_leaves_what_it_does_not_use(kind: type[Re
         (Clip(image_size=224), clip_shapes(*CLIP_L336[:4], 224), 303_179_776),
         (Clip(image_size=448, trained_size=336), clip_shapes(*CLIP_L336), 303_507_456),
         (Clip(layer=-1), clip_shapes(*CLIP_L336), 303_507_456),
+        (Clip(layer=-1, class_token="dropped"), clip_shapes(*CLIP_L336), 303_507_456),
+        (Clip(layer=(3, 8, 13, 18, 23)), clip_shapes(*CLIP_L336), 303_507_456),
         (Siglip(), siglip_shapes(*SO400M), 428_225_600),
         (Siglip(layer=-1), siglip_shapes(*SO400M), 428_225_600),
         (Siglip(**BASE, layer=-1), siglip_shapes(12, 768, 3072, 16, 224), 92_884_224),
@@ -200,10 +230,17 @@ def test_published_counts_of_tensors() -> None:
 
 
 @FAMILIES
-@pytest.mark.parametrize("layer", [-1, -2])
-def test_flops_are_what_torch_counts(kind: type[Replicated], layer: int) -> None:
-    spec = kind(**SHAPE, layer=layer)
-    model = built(spec, published(kind))
+@pytest.mark.parametrize("layer", [-1, -2, (1, 3)])
+def test_flops_are_what_torch_counts(kind: type[Replicated], layer: int | tuple[int, ...]) -> None:
+    counts(kind(**SHAPE, layer=layer))
+
+
+def test_flops_without_class_token() -> None:
+    counts(Clip(**SHAPE, layer=-1, class_token="dropped"))
+
+
+def counts(spec: Replicated) -> None:
+    model = built(spec, published(type(spec)))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the one that it sees into on a CPU
         model(tiles())
     assert counter.get_total_flops() == 3 * spec.flops().forward
@@ -241,11 +278,14 @@ def test_fits_every_layout(kind: type[Replicated]) -> None:
     [
         ({"layer": 5}, "4 layers have 5 hidden states"),
         ({"layer": -6}, "4 layers have 5 hidden states"),
+        ({"layer": [1, 5]}, "4 layers have 5 hidden states"),
+        ({"layer": [3, -2]}, "or one twice"),
+        ({"layer": []}, "names no hidden state"),
         ({"heads": 5}, "does not divide"),
         ({"image_size": 6}, "encoder.image_size 6 is less"),
         ({"trained_size": 6}, "encoder.trained_size 6 is less"),
     ],
 )
-def test_impossible_shapes(kind: type[Replicated], change: dict[str, int], said: str) -> None:
+def test_impossible_shapes(kind: type[Replicated], change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         kind.parse({**SHAPE, **change})

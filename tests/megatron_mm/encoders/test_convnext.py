@@ -1,0 +1,181 @@
+"""ConvNeXt against its paper's blocks in plain torch, and against the published names and sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.backend.transformer import transformer_config
+from megavlm.megatron_mm.config import Parallel
+from megavlm.megatron_mm.contracts import BuildContext
+from megavlm.megatron_mm.encoders import ENCODERS
+from megavlm.megatron_mm.encoders.convnext import ConvNeXt
+from megavlm.platform.errors import ConfigError
+
+HERE = BuildContext(torch.float32)
+SHAPE = {"image_size": 64, "depths": (1, 2, 3, 1), "dims": (8, 12, 16, 24)}
+XXL = ((3, 4, 30, 3), (384, 768, 1536, 3072))
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(depths: tuple[int, ...], dims: tuple[int, ...]) -> Shapes:
+    """The trunk of the published checkpoint: names and shapes."""
+    named: Shapes = {"stem.0.weight": (dims[0], 3, 4, 4), "stem.0.bias": (dims[0],)}
+    named |= {"stem.1.weight": (dims[0],), "stem.1.bias": (dims[0],)}
+    for stage, (depth, width) in enumerate(zip(depths, dims, strict=True)):
+        if stage:
+            before, place = dims[stage - 1], f"stages.{stage}.downsample"
+            named |= {f"{place}.0.weight": (before,), f"{place}.0.bias": (before,)}
+            named |= {f"{place}.1.weight": (width, before, 2, 2), f"{place}.1.bias": (width,)}
+        for block in range(depth):
+            one = block_shapes(width)
+            named |= {f"stages.{stage}.blocks.{block}.{name}": shape for name, shape in one.items()}
+    named |= {"head.norm.weight": (dims[-1],), "head.norm.bias": (dims[-1],)}
+    return named | {"head.fc.weight": (1024, dims[-1]), "head.fc.bias": (1024,)}
+
+
+def block_shapes(d: int) -> Shapes:
+    return {
+        "gamma": (d,),
+        "conv_dw.weight": (d, 1, 7, 7), "conv_dw.bias": (d,),
+        "norm.weight": (d,), "norm.bias": (d,),
+        "mlp.fc1.weight": (4 * d, d), "mlp.fc1.bias": (4 * d,),
+        "mlp.fc2.weight": (d, 4 * d), "mlp.fc2.bias": (d,),
+    }  # fmt: skip
+
+
+def published(shapes: Shapes | None = None) -> dict[str, Tensor]:
+    """Random tensors by the names of a checkpoint, norms, biases and layer scales too."""
+    draw = torch.Generator().manual_seed(1)
+    shapes = shapes or shapes_of(SHAPE["depths"], SHAPE["dims"])
+    return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+
+
+def norm(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Over the channels of [n, c, rows, columns], one cell at a time."""
+    x = x - x.mean(1, keepdim=True)
+    x = x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    return x * w[f"{name}.weight"].view(-1, 1, 1) + w[f"{name}.bias"].view(-1, 1, 1)
+
+
+def statement(weights: dict[str, Tensor], tiles: Tensor) -> Tensor:
+    """The paper's network in float64, [n, c, rows, columns]; a Linear over channels is a 1 x 1 convolution."""
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    x = F.conv2d((tiles.double() / 255 - mean) / std, w["stem.0.weight"], w["stem.0.bias"], stride=4)
+    x = norm(w, "stem.1", x)
+    for stage, depth in enumerate(SHAPE["depths"]):
+        if stage:
+            at = f"stages.{stage}.downsample"
+            x = F.conv2d(norm(w, f"{at}.0", x), w[f"{at}.1.weight"], w[f"{at}.1.bias"], stride=2)
+        for number in range(depth):
+            x = x + block({k.removeprefix(f"stages.{stage}.blocks.{number}."): t for k, t in w.items()}, x)
+    return x
+
+
+def block(p: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What a block adds."""
+    y = F.conv2d(x, p["conv_dw.weight"], p["conv_dw.bias"], padding=3, groups=x.shape[1])
+    y = F.conv2d(norm(p, "norm", y), p["mlp.fc1.weight"][:, :, None, None], p["mlp.fc1.bias"])
+    y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
+    y = F.conv2d(y, p["mlp.fc2.weight"][:, :, None, None], p["mlp.fc2.bias"])
+    return p["gamma"].view(-1, 1, 1) * y
+
+
+def tiles(side: int = 64) -> Tensor:
+    return torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def built(ctx: BuildContext = HERE, **changes: Any) -> Any:
+    model = ConvNeXt(**{**SHAPE, **changes}).build(ctx)
+    assert not model.load_state_dict(published(), strict=False).missing_keys
+    return model
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_equals_the_papers_network(side: int) -> None:
+    (feature,) = built(image_size=side)(tiles(side))
+    assert (feature.grid, feature.layer, feature.expert) == ((side // 32, side // 32), -1, "convnext")
+    assert feature.images.tolist() == [0, 1, 2]
+    wanted = statement(published(), tiles(side)).permute(0, 2, 3, 1).float()
+    torch.testing.assert_close(feature.tiles, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_takes_the_published_names_and_leaves_the_head() -> None:
+    left = ConvNeXt(**SHAPE).build(HERE).load_state_dict(published(), strict=False)
+    assert not left.missing_keys
+    assert left.unexpected_keys == ["head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias"]
+
+
+def test_full_size() -> None:
+    """ConvNeXt-XXL: 380 tensors and 846.5 M parameters are published, of which the head is 3.15 M."""
+    shapes, spec = shapes_of(*XXL), ConvNeXt()
+    assert len(shapes) == 380
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 846_544_768
+    with torch.device("meta"):
+        model = spec.build(BuildContext(torch.bfloat16))
+        (feature,) = model(torch.empty(2, 3, 1024, 1024, dtype=torch.uint8))
+    state = model.state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        name: shape for name, shape in shapes.items() if not name.startswith("head.")
+    }
+    assert spec.parameters() == sum(tensor.numel() for tensor in state.values()) == 843_391_872
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert feature.tiles.shape == (2, 32, 32, 3072) and spec.maps == (("convnext", -1, 32, 32, 3072),)
+
+
+@pytest.mark.parametrize("spec", [ConvNeXt(**SHAPE), ConvNeXt(image_size=256)], ids=["small", "XXL"])
+def test_counts_are_what_torch_counts(spec: ConvNeXt) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        model = spec.build(HERE)
+        model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
+    assert counter.get_total_flops() == spec.flops().forward
+    assert sum(p.numel() for p in model.parameters()) == spec.parameters()
+
+
+def test_recomputed_blocks_give_the_same_values_and_gradients() -> None:
+    found = []
+    for recompute in ("none", "full"):
+        model = built(BuildContext(torch.float32, recompute=recompute))
+        (feature,) = model(tiles())
+        feature.values.square().sum().backward()
+        found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
+    assert all(torch.equal(tensor, found[1][name]) and tensor.any() for name, tensor in found[0].items())
+
+
+def test_gradient_reaches_the_pixels_of_its_tile_only() -> None:
+    pixels = tiles().float().requires_grad_()
+    (feature,) = built()(pixels)
+    feature.tiles[1].square().sum().backward()
+    assert pixels.grad[1].flatten(1).any(1).all()
+    assert not pixels.grad[0].any() and not pixels.grad[2].any()
+
+
+def test_layer_scale_starts_at_its_key(one_process: BuildContext) -> None:
+    tower = MegatronModule(transformer_config(one_process, num_layers=1, hidden_size=8, num_attention_heads=1))
+    tower.encoder = model = ConvNeXt(**SHAPE, layer_scale=0.25).build(one_process)
+    backend.initialise(tower, seed=1)
+    assert model.stages[2].blocks[1].gamma.tolist() == [0.25] * 16
+    assert model.stages[2].blocks[1].norm.weight.tolist() == [1.0] * 16
+
+
+def test_is_in_the_registry_and_fits_every_layout() -> None:
+    assert ENCODERS.load("convnext") is ConvNeXt
+    ConvNeXt().check(Parallel(tp=7, pp=3))
+
+
+def test_impossible_shapes() -> None:
+    with pytest.raises(ConfigError, match="encoder.image_size 1000 does not divide by 32") as error:
+        ConvNeXt.parse({"image_size": 1000})
+    assert error.value.fix == "set it to 1024"
+    with pytest.raises(ConfigError, match="depths"):
+        ConvNeXt.parse({"depths": (3, 3, 9)})
