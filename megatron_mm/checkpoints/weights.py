@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def _shapes(folder: Path) -> Shapes:
     return {key: tuple(tensor.global_shape) for key, tensor in load_tensors_metadata(str(folder)).items()}
 
 
-def _holder(name: str, value: Any, shapes: Mapping[Path, Shapes]) -> Path:
+def _holder(name: str, value: Any, shapes: dict[Path, Shapes]) -> Path:
     """The last checkpoint that holds a weight in its shape."""
     key, shape = _as_stored(value)
     for folder in reversed(shapes):

@@ -180,7 +180,9 @@ class Stage(Config):
                 raise ConfigError(f"{key}: {twice} is named twice", where=key, fix=f"leave out {twice}")
         if self.fresh and not self.after:
             raise ConfigError(
-                f"fresh {self.fresh}, and no stage comes before", where="fresh", fix="leave it out, or name one in after"
+                f"fresh {self.fresh}, and no stage comes before",
+                where="fresh",
+                fix="leave it out, or name one in after",
             )
         return self
 

@@ -2,9 +2,9 @@
 
 Counted is what the samples need, whatever the layout does: causal attention is half of the square, over each sample's
 own length; padding and recomputation count nothing; what is frozen counts its forward pass, and the way through it
-where gradients have to come past; an encoder that is trained in part counts its backward pass by the trained share of its
-parameters. With all trained that is 6 x (parameters - input embedding) per token + attention,
-the convention of Megatron-Bridge's published TFLOP/s per GPU.
+where gradients have to come past; an encoder that is trained in part counts its backward pass by the trained share of
+its parameters. With all trained that is 6 x (parameters - input embedding) per token + attention, the convention of
+Megatron-Bridge's published TFLOP/s per GPU.
 """
 
 from __future__ import annotations
