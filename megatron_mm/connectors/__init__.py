@@ -4,4 +4,9 @@ from megavlm.platform.registry import Registry
 
 CONNECTORS = Registry("connector", {
     "pixel_shuffle_mlp": "megavlm.megatron_mm.connectors.pixel_shuffle_mlp:PixelShuffleMLP",
+    "mlp": "megavlm.megatron_mm.connectors.mlp:MLP",
+    "channel_concat": "megavlm.megatron_mm.connectors.channel_concat:ChannelConcat",
+    "sequence_append": "megavlm.megatron_mm.connectors.sequence_append:SequenceAppend",
+    "windows": "megavlm.megatron_mm.connectors.windows:Windows",
+    "multi_layer": "megavlm.megatron_mm.connectors.multi_layer:MultiLayer",
 })  # fmt: skip

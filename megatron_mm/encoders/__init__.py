@@ -7,4 +7,6 @@ ENCODERS = Registry("encoder", {
     "clip": "megavlm.megatron_mm.encoders.clip:Clip",
     "siglip": "megavlm.megatron_mm.encoders.siglip:Siglip",
     "convnext": "megavlm.megatron_mm.encoders.convnext:ConvNeXt",
+    "sam": "megavlm.megatron_mm.encoders.sam:Sam",
+    "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
 })  # fmt: skip

@@ -9,28 +9,20 @@ from torch import Tensor, nn
 from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.connectors.mlp import MLP, mlp_flops, mlp_parameters
 from megavlm.megatron_mm.connectors.mlp_model import Projector
-from megavlm.megatron_mm.contracts import BuildContext, FeatureMap
+from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.maps import MapShape
 from megavlm.platform.errors import ConfigError
 
 CELLS = MapShape("clip", -2, 3, 4, 6)
 
 
-@torch.no_grad()
-def drawn(module: nn.Module) -> nn.Module:
-    draw = torch.Generator().manual_seed(0)
-    for p in module.parameters():
-        p.normal_(0.0, 0.5, generator=draw)
-    return module
-
-
 def sequential(widths: list[int], weights: dict[str, Tensor]) -> nn.Sequential:
-    """LLaVA's builder.py in float64, with the projector's weights by their names."""
+    """LLaVA's mlpNx_gelu in float64, with the projector's weights by their names."""
     layers: list[nn.Module] = [nn.Linear(widths[0], widths[1])]
     for before, after in zip(widths[1:], widths[2:], strict=False):
         layers += [nn.GELU(), nn.Linear(before, after)]
     theirs = nn.Sequential(*layers).double()
-    theirs.load_state_dict({name: value for name, value in weights.items() if value is not None})
+    theirs.load_state_dict(weights)
     return theirs
 
 
@@ -38,7 +30,7 @@ def sequential(widths: list[int], weights: dict[str, Tensor]) -> nn.Sequential:
     ("hidden", "layers", "widths"),
     [(None, 1, [6, 10]), (None, 2, [6, 10, 10]), (8, 2, [6, 8, 10]), (8, 3, [6, 8, 8, 10]), (8, 4, [6, 8, 8, 8, 10])],
 )
-def test_projector_is_llavas(one_process: BuildContext, hidden: int | None, layers: int, widths: list[int]) -> None:
+def test_projector_is_llavas(one_process: BuildContext, drawn, hidden: int | None, layers: int, widths: list[int]):
     model = drawn(Projector(one_process, 6, 10, hidden, layers))
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
     wanted = sequential(widths, dict(model.named_parameters()))(x.double())
@@ -46,9 +38,9 @@ def test_projector_is_llavas(one_process: BuildContext, hidden: int | None, laye
     assert mlp_parameters(6, 10, hidden, layers) == sum(p.numel() for p in model.parameters())
 
 
-def test_tokens_are_the_cells_tile_after_tile(one_process: BuildContext) -> None:
+def test_tokens_are_the_cells_tile_after_tile(one_process: BuildContext, drawn, features) -> None:
     model = drawn(MLP().build(one_process, [CELLS], width=10))
-    feature = FeatureMap(torch.randn(24, 6), (3, 4), torch.arange(2), "clip", -2)
+    (feature,) = features([CELLS], 2)
     tokens = model([feature])
     wanted = sequential([6, 10, 10], dict(model.projector.named_parameters()))(feature.values.double())
     torch.testing.assert_close(tokens.values.double(), wanted, rtol=1e-5, atol=1e-5)
@@ -57,13 +49,8 @@ def test_tokens_are_the_cells_tile_after_tile(one_process: BuildContext) -> None
     assert MLP().parameters([CELLS], 10) == sum(p.numel() for p in model.parameters())
 
 
-def test_of_no_tiles_come_no_tokens_and_gradients_of_zero(one_process: BuildContext) -> None:
-    model = drawn(MLP().build(one_process, [CELLS], width=10))
-    tokens = model([FeatureMap(torch.zeros(0, 6), (3, 4), torch.arange(0), "clip", -2)])
-    assert tokens.values.shape == (0, 10)
-    assert tokens.segments.shape == (0,)
-    tokens.values.sum().backward()
-    assert all(not p.grad.any() for p in model.parameters())
+def test_no_tiles(one_process: BuildContext, of_no_tiles) -> None:
+    of_no_tiles(MLP().build(one_process, [CELLS], width=10), [CELLS], 10)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +58,12 @@ def test_of_no_tiles_come_no_tokens_and_gradients_of_zero(one_process: BuildCont
     [(6656, 4096, 44.0), (7680, 4096, 48.2), (6656, 5120, 60.3), (7680, 5120, 65.5), (7680, 7168, 106.4)],
     ids=["X4 7B", "X5 7B", "X4 13B", "X5 13B", "X5 34B"],
 )
-def test_published_sizes(channels: int, width: int, millions: float) -> None:
-    """Eagle, appendix: what the checkpoints of these sizes hold."""
+def test_sizes_of_the_released_models(channels: int, width: int, millions: float) -> None:
     assert mlp_parameters(channels, width) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 def test_flops_are_two_per_weight_and_token() -> None:
-    cells = 12
-    assert MLP().flops([CELLS], 10).forward == 2 * cells * (6 * 10 + 10 * 10)
+    assert MLP().flops([CELLS], 10).forward == 2 * 12 * (6 * 10 + 10 * 10)
     assert mlp_flops(5, 6, 10, hidden=8, layers=3).forward == 2 * 5 * (6 * 8 + 8 * 8 + 8 * 10)
 
 
@@ -92,6 +77,6 @@ def test_a_hidden_width_stands_between_layers() -> None:
         MLP(layers=1, hidden=24)
 
 
-def test_widths_that_cannot_be_split() -> None:
+def test_a_width_that_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match=r"connector.hidden 24 .*parallel.tp 5"):
         MLP(hidden=24).check(Parallel(tp=5))
