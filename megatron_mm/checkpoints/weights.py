@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +11,25 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 
 from megavlm.platform.errors import InputError
 
-from ..parts import narrowest, place_of
+from ..parts import place_of
 from .safe_load import check_index, load_state
 
 if TYPE_CHECKING:
     from ..model import VisionLanguageModel
 
+Skip = Callable[[str, str], bool]
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, dict[str, Any]]  # part of the model -> name -> what megatron-core calls a sharded tensor
 
 
-def fill(model: VisionLanguageModel, *folders: Path, without: Collection[str] = ()) -> None:
+def fill(model: VisionLanguageModel, *folders: Path, skip: Skip = lambda axis, inside: False) -> None:
     """Read this rank's part of every weight, whatever layout wrote it: each from the last of `folders` that holds it.
 
-    Axes and parts in `without` stay as they are. What FP8 keeps beside the weights is not read. Raises InputError
-    naming the first weight that no checkpoint holds or that has another shape there, or when a checkpoint holds more
-    than tensors.
+    Those that `skip` names, by axis and name in it, stay as they are. What FP8 keeps beside the weights is not read.
+    Raises InputError naming the first weight that no checkpoint holds or that has another shape there, or when a
+    checkpoint holds more than tensors.
     """
-    wanted = {part: dict(_wanted(model, state, without)) for part, state in model.sharded_state_dict().items()}
+    wanted = {part: dict(_wanted(model, state, skip)) for part, state in model.sharded_state_dict().items()}
     shapes = {folder: _shapes(folder) for folder in folders}
     sources = {
         (part, name): _holder(name, value, shapes) for part, state in wanted.items() for name, value in state.items()
@@ -40,10 +41,10 @@ def fill(model: VisionLanguageModel, *folders: Path, without: Collection[str] = 
             model.load_parts({part: found.get(part, {}) for part in wanted})
 
 
-def _wanted(model: VisionLanguageModel, state: dict[str, Any], without: Collection[str]) -> Iterator[tuple[str, Any]]:
+def _wanted(model: VisionLanguageModel, state: dict[str, Any], skip: Skip) -> Iterator[tuple[str, Any]]:
     for name, value in state.items():
         is_weight = isinstance(value, ShardedTensor | ShardedTensorFactory)
-        if is_weight and narrowest(without, *place_of(model.spec, name)) is None:
+        if is_weight and not skip(*place_of(model.spec, name)):
             yield name, value
 
 

@@ -20,7 +20,7 @@ def fill_parts(model: VisionLanguageModel, checkpoint: Path) -> None:
     Raises InputError for a checkpoint that is damaged, or of another model.
     """
     held = parts_of(checkpoint)
-    fill(model, checkpoint, without=[axis for axis in AXES if axis not in held])
+    fill(model, checkpoint, skip=lambda axis, _: axis not in held)
 
 
 def parts_of(checkpoint: Path) -> list[str]:
