@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from .backend.context import own_positions
 from .backend.distributed import at_stage
 from .backend.guards import require_schedule
-from .config import AXES, ModelConfig
+from .config import ModelConfig
 from .contracts import BuildContext, PackedBatch
 from .injection.sight import Sight, SightedParams, next_row
+from .parts import AXES, narrowest
 from .tower import VisionTower
 
 
@@ -129,11 +130,11 @@ class VisionLanguageModel(nn.Module):
                     yield inside, parameter
 
     def freeze(self, train: Iterable[str]) -> None:
-        """Train the axes named in `train` (of encoder, connector, injection, decoder) and freeze the others."""
-        wanted = set(train)
-        for name in AXES:
-            for _, parameter in self.axis(name):
-                parameter.requires_grad_(name in wanted)
+        """Train the axes and parts named in `train` and freeze all else."""
+        wanted = list(train)
+        for axis in AXES:
+            for inside, parameter in self.axis(axis):
+                parameter.requires_grad_(narrowest(wanted, axis, inside) is not None)
 
     def sharded_state_dict(self) -> dict[str, Any]:
         """Every weight by its global name, which no layout changes; stages apart, since they number layers alike."""

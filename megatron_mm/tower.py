@@ -22,7 +22,7 @@ class VisionTower(MegatronModule):
     """uint8 tiles [n, 3, H, W] -> VisualTokens of n * tokens_per_tile."""
 
     def __init__(self, model: ModelConfig, ctx: BuildContext) -> None:
-        connector = model.connector.build(ctx, model.encoder.channels, model.decoder.hidden)
+        connector = model.connector.build(ctx, model.encoder.maps, model.decoder.hidden)
         super().__init__(config=connector.config)
         self.encoder = model.encoder.build(ctx)
         self.connector = connector

@@ -53,10 +53,10 @@ def test_nvlm_d_at_full_size_counts_what_the_page_says():
     encoder = load_object(SPECS["encoder"])(dummy_heads=7)
     connector = load_object(SPECS["connector"])(hidden=29568)
     decoder = load_object(SPECS["decoder"])(layers=80, hidden=8192, heads=64, kv_heads=8, ffn=29568, vocab=152064)
-    counts = (encoder.parameters(), connector.parameters(encoder.channels, decoder.hidden), decoder.parameters())
+    counts = (encoder.parameters(), connector.parameters(encoder.maps, decoder.hidden), decoder.parameters())
     summands = " + ".join(f"{count:,}" for count in counts)
     assert f"{summands} = {sum(counts):,}" in (ROOT / "ARCHITECTURE.md").read_text()
-    assert connector.tokens_per_tile(encoder.grid) == 256
+    assert connector.tokens_per_tile(encoder.maps) == 256
 
 
 def test_every_gap_that_a_system_meets_is_described_and_the_other_way_round():

@@ -25,6 +25,8 @@ def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewher
         check_layout(model, stage.parallel)
     except ConfigError as error:
         raise ConfigError(error.what, where=f"{where}.{error.where or 'parallel'}", fix=error.fix) from None
+    for key, parts in (("train", stage.train), ("fresh", stage.fresh), ("optimizer.groups", stage.optimizer.groups)):
+        model.require_parts(parts, f"{where}.{key}")
     require_trainable(model, stage.train, where)
     if not elsewhere:
         require_precision(stage.precision, where)
@@ -35,8 +37,7 @@ def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewher
 
 def require_trainable(model: ModelConfig, train: Sequence[str], where: str = "stage") -> None:
     """A stage that trains nothing: the schedule runs, the loss never moves."""
-    counts = model.parameter_counts()
-    if not any(counts[axis] for axis in train):
+    if not model.trained_parameters(train):
         raise ConfigError(
             f"train: {list(train)} holds no parameter", where=f"{where}.train", fix="name an axis that has parameters"
         )

@@ -1,23 +1,80 @@
-"""A model's weights out of a checkpoint, for whoever goes on with them: a next stage, an evaluation, a generation."""
+"""A model's weights out of checkpoints, for whoever goes on with them: a next stage, an evaluation, a generation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from megatron.core.dist_checkpointing import load_tensors_metadata
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
 from megavlm.platform.errors import InputError
 
-from .safe_load import load_state
+from ..parts import place_of
+from .safe_load import check_index, load_state
 
 if TYPE_CHECKING:
     from ..model import VisionLanguageModel
 
+Skip = Callable[[str, str], bool]
+Shapes = Mapping[str, tuple[int, ...]]
+Weights = dict[str, dict[str, Any]]  # part of the model -> name -> what megatron-core calls a sharded tensor
 
-def fill(model: VisionLanguageModel, folder: Path) -> None:
-    """Read this rank's part of every weight, whatever layout wrote it.
 
-    Raises InputError naming the first weight that is not there, or when the checkpoint holds more than tensors.
+def fill(model: VisionLanguageModel, *folders: Path, skip: Skip = lambda axis, inside: False) -> None:
+    """Read this rank's part of every weight, whatever layout wrote it: each from the last of `folders` that holds it.
+
+    Those that `skip` names, by axis and name in it, stay as they are. What FP8 keeps beside the weights is not read.
+    Raises InputError naming the first weight that no checkpoint holds or that has another shape there, or when a
+    checkpoint holds more than tensors.
     """
-    missing = model.load_parts(load_state(model.sharded_state_dict(), folder))
-    if missing:
-        raise InputError(f"the checkpoint has no weight '{missing[0]}'", where=str(folder), fix="is it this model's?")
+    wanted = {part: dict(_wanted(model, state, skip)) for part, state in model.sharded_state_dict().items()}
+    shapes = {folder: _shapes(folder) for folder in folders}
+    sources = {
+        (part, name): _holder(name, value, shapes) for part, state in wanted.items() for name, value in state.items()
+    }
+    for folder in folders:
+        of = {part: {k: v for k, v in state.items() if sources[part, k] == folder} for part, state in wanted.items()}
+        if any(of.values()):
+            found = load_state(of, folder)
+            model.load_parts({part: found.get(part, {}) for part in wanted})
+
+
+def _wanted(model: VisionLanguageModel, state: dict[str, Any], skip: Skip) -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
+        is_weight = isinstance(value, ShardedTensor | ShardedTensorFactory)
+        if is_weight and not skip(*place_of(model.spec, name)):
+            yield name, value
+
+
+def _shapes(folder: Path) -> Shapes:
+    """Every tensor of a checkpoint with its whole shape."""
+    check_index(folder)
+    return {key: tuple(tensor.global_shape) for key, tensor in load_tensors_metadata(str(folder)).items()}
+
+
+def _holder(name: str, value: Any, shapes: dict[Path, Shapes]) -> Path:
+    """The last checkpoint that holds a weight in its shape."""
+    key, shape = _as_stored(value)
+    for folder in reversed(shapes):
+        if shapes[folder].get(key) == shape:
+            return folder
+    where = ", ".join(map(str, shapes))
+    others = [held[key] for held in shapes.values() if key in held]
+    if others:
+        raise InputError(
+            f"weight '{name}' is {list(shape)} here and {list(others[-1])} there", where=where, fix=_fix(name)
+        )
+    raise InputError(f"no checkpoint has a weight '{name}'", where=where, fix=_fix(name))
+
+
+def _fix(name: str) -> str:
+    return f"is it this model's? A stage that begins '{name.partition('.')[0]}' anew names it in `fresh`"
+
+
+def _as_stored(value: Any) -> tuple[str, tuple[int, ...]]:
+    """A weight's name and whole shape in a checkpoint."""
+    first = value.build() if isinstance(value, ShardedTensorFactory) else value
+    first = first[0] if isinstance(first, list) else first
+    return first.key, tuple(first.global_shape)

@@ -1,12 +1,12 @@
 """The schemas of a training recipe: model axes, data sets, stages. Arithmetic only: importing this loads no torch."""
 
+from ..parts import AXES
 from .data import DataConfig, GlobalBatch, Mixture, Share
-from .model import AXES, Axis, ModelConfig, Tiling
+from .model import ModelConfig, Tiling
 from .stage import Checkpoint, Gate, Group, Loss, Optimizer, Parallel, Run, Stage, Stages
 
 __all__ = [
     "AXES",
-    "Axis",
     "Checkpoint",
     "DataConfig",
     "Gate",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from pydantic import (
     Field,
@@ -13,16 +13,14 @@ from pydantic import (
 )
 
 from megavlm.platform.config import Config, merge, point, points
-from megavlm.platform.errors import ConfigError
+from megavlm.platform.errors import ConfigError, did_you_mean
 
 from ..connectors import CONNECTORS
 from ..decoders import DECODERS
 from ..encoders import ENCODERS
 from ..injection import INJECTIONS
 from ..objectives import OBJECTIVES
-
-AXES = ("encoder", "connector", "injection", "decoder")
-Axis = Literal["encoder", "connector", "injection", "decoder"]
+from ..parts import AXES, axis_of
 
 
 class Tiling(Config):
@@ -80,7 +78,38 @@ class ModelConfig(Config):
     @property
     def tokens_per_tile(self) -> int:
         """Visual tokens that one tile costs in the decoder, tags not counted."""
-        return self.connector.tokens_per_tile(self.encoder.grid)
+        return self.connector.tokens_per_tile(self.encoder.maps)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Every part that a stage can name, with its parameters: the axes, and what their specs say of their own."""
+        counts = self.parameter_counts()
+        inside = {"encoder": self.encoder.parts, "connector": self.connector.parts(self.encoder.maps, self.width)}
+        named = {f"{axis}.{part}": count for axis, parts in inside.items() for part, count in parts.items()}
+        return {axis: counts[axis] for axis in AXES} | named
+
+    def require_parts(self, names: Collection[str], where: str) -> None:
+        """Raise ConfigError for a name that is no part of this model."""
+        known = self.parts
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"the model has no part '{name}'", where=where, fix=did_you_mean(name, known))
+
+    def trained_parameters(self, train: Collection[str]) -> int:
+        """Parameters of the parts `train`, of which none is inside another."""
+        known = self.parts
+        return sum(known[part] for part in train)
+
+    def trained_share(self, axis: str, train: Collection[str]) -> float:
+        """Which share of an axis' parameters the parts `train` are, from 0 to 1."""
+        known = self.parts
+        trained = sum(known[part] for part in train if axis_of(part) == axis)
+        return trained / known[axis] if known[axis] else 0.0
+
+    @property
+    def width(self) -> int:
+        """Width of the decoder, which visual tokens have too."""
+        return self.decoder.hidden
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), `total`, and `exported`.
@@ -88,10 +117,9 @@ class ModelConfig(Config):
         Counted is what is built: an encoder's dummy heads are, a vocabulary's padding is not. An export holds the axes
         and not the objectives.
         """
-        width = self.decoder.hidden
         axes = {
             "encoder": self.encoder.parameters(),
-            "connector": self.connector.parameters(self.encoder.channels, width),
+            "connector": self.connector.parameters(self.encoder.maps, self.width),
             "injection": self.injection.parameters(self.decoder),
             "decoder": self.decoder.parameters(),
         }

@@ -16,9 +16,9 @@ from megavlm.platform.config import Config, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from ..data.templates import TEMPLATES
+from ..parts import Part, axis_of
 from ..training.trackers import TRACKERS
 from .data import Mixture
-from .model import Axis
 
 
 class Parallel(Config):
@@ -60,7 +60,7 @@ class Parallel(Config):
 
 
 class Group(Config):
-    """What differs for the parameters of one axis."""
+    """What differs for the parameters of one axis, or of a part of it."""
 
     lr: float | None = None  # at its highest; min_lr keeps its share of it
     weight_decay: float | None = None
@@ -78,7 +78,7 @@ class Optimizer(Config):
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0  # global gradient norm
-    groups: dict[Axis, Group] = {}  # axis -> what differs for it
+    groups: dict[Part, Group] = {}  # axis or part -> what differs for it; a part's own goes before its axis'
 
     @model_validator(mode="after")
     def _decays(self) -> Optimizer:
@@ -90,9 +90,9 @@ class Optimizer(Config):
             )
         return self
 
-    def of(self, axis: str | None) -> tuple[float, float, float]:
-        """(lr, min_lr, weight_decay) of an axis' parameters."""
-        own = self.groups.get(axis, Group()) if axis else Group()  # type: ignore[call-overload]
+    def of(self, group: str | None) -> tuple[float, float, float]:
+        """(lr, min_lr, weight_decay) of a group's parameters; those of no group for None."""
+        own = self.groups.get(group, Group()) if group else Group()
         lr = self.lr if own.lr is None else own.lr
         decay = self.weight_decay if own.weight_decay is None else own.weight_decay
         return lr, self.min_lr * (lr / self.lr if self.lr else 1.0), decay
@@ -144,7 +144,8 @@ class Stage(Config):
     start: str | None = None  # without those: a run or a checkpoint in one; axes that it does not hold are drawn
     model: dict[str, Any] = {}  # what differs from the recipe's model here: {tiling: {max_tiles: 1}}
     template: point(TEMPLATES) | None = None  # type: ignore[valid-type]  # in place of data.template
-    train: list[Axis]  # all else is frozen
+    fresh: list[Part] = []  # drawn anew, whatever those stages made of it
+    train: list[Part]  # axes, or parts of them (encoder.sam); all else is frozen
     mixture: Mixture
     steps: PositiveInt
     optimizer: Optimizer
@@ -170,6 +171,24 @@ class Stage(Config):
                 fix="leave out either start or after",
             )
         return self
+
+    @model_validator(mode="after")
+    def _parts_once(self) -> Stage:
+        for key in ("train", "fresh"):
+            parts = getattr(self, key)
+            if twice := next((part for part in parts if parts.count(part) > 1 or _inside(part, parts)), None):
+                raise ConfigError(f"{key}: {twice} is named twice", where=key, fix=f"leave out {twice}")
+        if self.fresh and not self.after:
+            raise ConfigError(
+                f"fresh {self.fresh}, and no stage comes before",
+                where="fresh",
+                fix="leave it out, or name one in after",
+            )
+        return self
+
+
+def _inside(part: str, parts: list[str]) -> bool:
+    return part != axis_of(part) and axis_of(part) in parts
 
 
 class Run(Config):

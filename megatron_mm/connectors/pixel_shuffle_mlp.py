@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
@@ -11,6 +12,7 @@ from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
+from ..maps import MapShape, the_only
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -41,9 +43,9 @@ class PixelShuffleMLP(Config):
             )
         return self
 
-    def tokens_per_tile(self, grid: tuple[int, int]) -> int:
-        """Visual tokens per tile of `grid` (rows, columns); raises ConfigError for an odd side."""
-        rows, columns = grid
+    def tokens_per_tile(self, maps: Sequence[MapShape]) -> int:
+        """Visual tokens per tile; raises ConfigError for several maps, and for an odd side."""
+        rows, columns = the_only(maps, self.name).grid
         if rows % FACTOR or columns % FACTOR:
             raise ConfigError(
                 f"pixel shuffle joins {FACTOR} x {FACTOR} patches, and a tile has {rows} x {columns}",
@@ -52,26 +54,31 @@ class PixelShuffleMLP(Config):
             )
         return rows * columns // FACTOR**2
 
-    def parameters(self, channels: int, width: int) -> int:
-        """Parameters between `channels` of the encoder and `width` of the decoder."""
-        shuffled = channels * FACTOR**2
+    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
+        """Parameters between the encoder's map and the `width` of the decoder."""
+        shuffled = the_only(maps, self.name).channels * FACTOR**2
         return 2 * shuffled + self._linears(shuffled, width)
 
     def _linears(self, shuffled: int, width: int) -> int:
         return shuffled * width if self.hidden is None else (shuffled + width) * self.hidden
 
-    def flops(self, grid: tuple[int, int], channels: int, width: int) -> Flops:
+    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
         """Forward FLOPs of one tile."""
-        return Flops(weights=2.0 * self.tokens_per_tile(grid) * self._linears(channels * FACTOR**2, width))
+        shuffled = the_only(maps, self.name).channels * FACTOR**2
+        return Flops(weights=2.0 * self.tokens_per_tile(maps) * self._linears(shuffled, width))
+
+    def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
+        """What a stage can train apart from the rest: nothing."""
+        return {}
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this connector cannot be split over `parallel`."""
         if self.hidden is not None:  # the width of one layer is the decoder's, which has to divide anyway
             require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
 
-    def build(self, ctx: BuildContext, channels: int, width: int) -> PixelShuffleMLPModel:
+    def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> PixelShuffleMLPModel:
         """The connector, weights not drawn."""
         from .pixel_shuffle_mlp_model import PixelShuffleMLPModel
 
         self.check(ctx.parallel)
-        return PixelShuffleMLPModel(self, ctx, channels, width)
+        return PixelShuffleMLPModel(self, ctx, the_only(maps, self.name).channels, width)

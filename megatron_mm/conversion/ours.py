@@ -11,6 +11,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from ..backend import build_context, init_distributed
 from ..config import ModelConfig, Parallel
 from ..model import build_model
+from ..parts import place_of
 
 
 class Slot(NamedTuple):
@@ -45,12 +46,6 @@ def slots(model: ModelConfig) -> list[Slot]:
     return list(_slots(model, built.sharded_state_dict()))
 
 
-def axis_of(model: ModelConfig, name: str) -> str:
-    """The axis of a weight by the name it has among its part's; the injection's may stand in the decoder's layers."""
-    axis, _, inside = name.partition(".")
-    return "injection" if axis == "decoder" and model.injection.owns(inside) else axis
-
-
 def _slots(model: ModelConfig, parts: dict[str, Any]) -> Iterator[Slot]:
     for part in parts.values():
         for name, value in part.items():
@@ -61,6 +56,6 @@ def _slots(model: ModelConfig, parts: dict[str, Any]) -> Iterator[Slot]:
 
 
 def _slot(model: ModelConfig, name: str, shape: tuple[int, ...], tensor: ShardedTensor) -> Slot:
-    axis, inside = axis_of(model, name), name.partition(".")[2]
+    axis, inside = place_of(model, name)
     leading = tensor.prepend_axis_num
     return Slot(axis, inside, shape, tensor.key, tensor.global_offset[:leading], tensor.global_shape[:leading])

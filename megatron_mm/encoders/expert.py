@@ -15,7 +15,7 @@ from ..maps import MapShape
 if TYPE_CHECKING:
     from ..config import Parallel
 
-# How CLIP's training normalised RGB in 0..1, and the released Eagle all that its experts see (preprocessor_config.json).
+# How CLIP's training normalised RGB in 0..1; the released Eagle gives all its experts that (preprocessor_config.json).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

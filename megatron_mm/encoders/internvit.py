@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
@@ -12,6 +14,7 @@ from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
+from ..maps import MapShape
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -29,6 +32,8 @@ class InternViT(Config):
     Dummy heads follow the real ones and hold zeros only, so that tensor parallelism divides the heads. They change
     nothing and stay zero in training: their gradients are zero. The released NVLM-D keeps 7 of them.
     """
+
+    parts: ClassVar[Mapping[str, int]] = MappingProxyType({})  # what a stage can train apart from the rest: none
 
     name: Literal["internvit"] = "internvit"
     image_size: PositiveInt = 448  # side of a square tile, in pixels
@@ -61,9 +66,9 @@ class InternViT(Config):
         return side, side
 
     @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return self.hidden
+    def maps(self) -> tuple[MapShape, ...]:
+        """The one feature map of a tile: what the last layer gives."""
+        return (MapShape("internvit", -1, *self.grid, self.hidden),)
 
     @property
     def table(self) -> tuple[int, int]:

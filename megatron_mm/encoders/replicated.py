@@ -6,24 +6,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt, model_validator
 
-from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape
+from .expert import Expert
 
 if TYPE_CHECKING:
-    from ..config import Parallel
     from ..contracts import BuildContext
     from .replicated_model import ReplicatedViT
 
 
-class Replicated(Config):
+class Replicated(Expert):
     """A ViT that gives one or several of its hidden states as features; the layers after those are not built.
 
-    A border narrower than a patch is not read, as by the convolution: 384 px are 27 patches of 14. Under FP8 it stays
-    in bfloat16.
+    A border narrower than a patch is not read, as by the convolution: 384 px are 27 patches of 14.
     """
 
     family: ClassVar[str]  # transformers' classes are family + "Config" and family + "Model"
@@ -33,8 +31,6 @@ class Replicated(Config):
     entry_norm: ClassVar[bool]  # between embeddings and layers
     exit_norm: ClassVar[bool]  # after the last layer; hidden states of earlier ones never pass it
 
-    name: str
-    image_size: PositiveInt  # side of a square tile, in pixels
     trained_size: PositiveInt | None = None  # what the table of positions is for, if not image_size: it is resized
     patch_size: PositiveInt
     layers: PositiveInt
@@ -44,8 +40,6 @@ class Replicated(Config):
     # Which hidden states, a map for each: 0 the embeddings, k what layer k gives, -1 the last, as in LLaVA.
     layer: int | tuple[int, ...] = -2
     norm_eps: float
-    mean: tuple[float, float, float]  # of RGB in 0..1
-    std: tuple[float, float, float]
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Replicated:
@@ -94,11 +88,6 @@ class Replicated(Config):
         return side, side
 
     @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return self.hidden
-
-    @property
     def maps(self) -> tuple[MapShape, ...]:
         """The feature maps of one tile, one for each hidden state, in the order of `layer`."""
         return tuple(MapShape(self.name, layer, *self.grid, self.hidden) for layer in self.wanted)
@@ -140,13 +129,6 @@ class Replicated(Config):
             mixing=4.0 * self.depth * tokens**2 * self.hidden,
             entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
         )
-
-    def check(self, parallel: Parallel) -> None:
-        """Fits every layout: it is not split."""
-
-    def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
-        """None: it stays in bfloat16."""
-        return []
 
     def build(self, ctx: BuildContext) -> ReplicatedViT:
         """The encoder on transformers' layers, weights not drawn."""

@@ -2,8 +2,9 @@
 
 Counted is what the samples need, whatever the layout does: causal attention is half of the square, over each sample's
 own length; padding and recomputation count nothing; what is frozen counts its forward pass, and the way through it
-where gradients have to come past. With all trained that is 6 x (parameters - input embedding) per token + attention,
-the convention of Megatron-Bridge's published TFLOP/s per GPU.
+where gradients have to come past; an encoder that is trained in part counts its backward pass by the trained share of
+its parameters. With all trained that is 6 x (parameters - input embedding) per token + attention, the convention of
+Megatron-Bridge's published TFLOP/s per GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection
 
 from ..config import ModelConfig
 from ..data.amounts import Amounts
+from ..parts import AXES
 
 # Dense bf16 TFLOP/s by words of the device's name, from NVIDIA's data sheets (half of "with sparsity" where they state
 # that): A100 (nvidia-a100-datasheet), A30, A10, A40, L4, L40, L40S, H100 (SXM, PCIe, NVL), H200 (SXM, NVL), GH200,
@@ -46,17 +48,18 @@ def peak_tflops(device: str) -> float | None:
 
 
 def step_flops(model: ModelConfig, train: Collection[str], of: Amounts) -> float:
-    """Forward and backward FLOPs of one global batch over all devices, with the axes `train` trained."""
+    """Forward and backward FLOPs of one global batch over all devices, with the parts `train` trained."""
     encoder = model.encoder.flops()
-    connector = model.connector.flops(model.encoder.grid, model.encoder.channels, model.decoder.hidden)
+    connector = model.connector.flops(model.encoder.maps, model.decoder.hidden)
     decoder = model.decoder.flops(of.tokens, of.squares)
     each = model.tokens_per_tile
     cross = model.injection.flops(of.seeing_tokens, of.context_tiles * each, of.pairs * each, model.decoder)
     total = of.tiles * (encoder.forward + connector.forward) + decoder.forward + cross.forward
-    total += of.tiles * encoder.backward("encoder" in train, passes=False)
-    total += of.tiles * connector.backward("connector" in train, passes="encoder" in train)
-    total += cross.backward("injection" in train, passes=True) if train else 0
-    if "decoder" in train:
+    share = {axis: model.trained_share(axis, train) for axis in AXES}
+    total += of.tiles * encoder.backward(trained=True, passes=False) * share["encoder"]
+    total += of.tiles * connector.backward(share["connector"] > 0, passes=share["encoder"] > 0)
+    total += cross.backward(share["injection"] > 0, passes=True) if train else 0
+    if share["decoder"]:
         return total + decoder.backward(trained=True, passes=True)
     back = model.decoder.flops(of.seeing_tokens, of.seeing_squares)  # text alone leads to nothing that learns
-    return total + back.backward(trained=False, passes=bool({"encoder", "connector", "injection"} & set(train)))
+    return total + back.backward(trained=False, passes=any(share.values()))

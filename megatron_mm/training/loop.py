@@ -26,6 +26,7 @@ from ..data.loader import PackLoader, open_loader
 from ..data.manifest import Manifest
 from ..data.skips import read_skips
 from ..model import VisionLanguageModel, build_model
+from ..parts import narrowest
 from . import checkpoint
 from .failures import explained
 from .metrics import Moment
@@ -83,14 +84,19 @@ class StageTrainer:
         return self.wrapped.settled()
 
     def _first_weights(self, model: VisionLanguageModel, resumes: bool) -> None:
-        """Those of the stages this one comes after, the last listed last; without any, of its `start`, or drawn."""
+        """Those of the stages this one comes after; without any, of its `start`. What neither has is drawn."""
+        if resumes:
+            return
         sources = as_first_says([latest(self.session.run, earlier) for earlier in self.stage.after])
-        if not sources and not resumes:
+        if not sources or self.stage.fresh:
             backend.initialise(model, self.spec.seed)
-            if self.stage.start:
-                fill_parts(model, as_first_says(resolve(self.stage.start).checkpoint))
-        for source in sources if not resumes else []:
-            fill(model, _found(source, self.stage.after))
+        if sources:
+            fill(model, *(_found(source, self.stage.after) for source in sources), skip=self._is_fresh)
+        elif self.stage.start:
+            fill_parts(model, as_first_says(resolve(self.stage.start).checkpoint))
+
+    def _is_fresh(self, axis: str, inside: str) -> bool:
+        return narrowest(self.stage.fresh, axis, inside) is not None
 
     def train(self) -> bool:
         """Train to the stage's last step; False when it was saved before that because someone asked."""

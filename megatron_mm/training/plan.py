@@ -110,7 +110,7 @@ def _stage_plan(name: str, stage: Stage, model: ModelConfig, world: int) -> Stag
     return StagePlan(
         name=name,
         parameters=counts["total"],
-        trained_parameters=sum(counts[axis] for axis in stage.train),
+        trained_parameters=model.trained_parameters(stage.train),
         steps=stage.steps,
         batch=f"{of.size} {of.unit}",
         packs_per_batch=rows,

@@ -67,13 +67,13 @@ def _curve(lines: Lines, field: str) -> list[tuple[float, float]]:
 
 
 def _stage_row(name: str, stage: Stage, model: ModelConfig, lines: Lines) -> dict[str, Any]:
-    counts, parallel = model.parameter_counts(), stage.parallel
+    parallel = stage.parallel
     seconds = sum(line["seconds"] for line in lines)
     return {
         "stage": name,
         "trains": ", ".join(stage.train),
         "frozen": ", ".join(frozen_axes(stage)) or "nothing",
-        "parameters": sum(counts[axis] for axis in stage.train),
+        "parameters": model.trained_parameters(stage.train),
         "layout": f"tp {parallel.tp}, pp {parallel.pp}, {stage.precision}",
         "steps": f"{lines[-1]['step']} of {stage.steps}",
         "first loss": lines[0]["loss"],

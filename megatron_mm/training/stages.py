@@ -10,12 +10,13 @@ from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder
 from megavlm.platform.storage import write_atomic
 
-from ..config import AXES, Stage, Stages
+from ..config import Stage, Stages
+from ..parts import AXES, axis_of
 
 
 def frozen_axes(stage: Stage) -> list[str]:
-    """The axes that a stage leaves as they are."""
-    return [axis for axis in AXES if axis not in stage.train]
+    """The axes of which a stage trains nothing."""
+    return [axis for axis in AXES if axis not in {axis_of(part) for part in stage.train}]
 
 
 def is_finished(run: RunFolder, name: str) -> bool:

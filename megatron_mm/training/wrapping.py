@@ -18,14 +18,15 @@ from megatron.core.transformer.module import Float16Module
 
 from .. import backend
 from ..backend.buckets import keep_padding
-from ..config import AXES, Optimizer
+from ..config import Optimizer
 from ..model import VisionLanguageModel
+from ..parts import AXES, axis_of, narrowest
 from .encode import Lookers
 from .overlap import Overlap
 from .schedule import learning_rate
 
 Precision = Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"]
-AXIS = "megavlm_axis"  # in a parameter group: the axis it belongs to, where the recipe gives that one its own options
+GROUP = "megavlm_group"  # in a parameter group: the axis or part it is of, where the recipe gives that its own options
 
 
 @dataclass(frozen=True)
@@ -113,26 +114,32 @@ def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = 
     optimizer = get_megatron_optimizer(config, wrapped.trained, overrides, use_gloo_process_groups=False)
     keep_padding(optimizer)
     for group in optimizer.param_groups:  # megatron-core leaves this to its own scheduler: without it, norms decay
-        group["weight_decay"] = options.of(group.get(AXIS))[2] * group["wd_mult"]
+        group["weight_decay"] = options.of(group.get(GROUP))[2] * group["wd_mult"]
     for stage in wrapped.model.stages:
         stage.config.grad_scale_func = optimizer.scale_loss  # type: ignore[union-attr]
     return optimizer
 
 
 def _overrides(model: VisionLanguageModel, options: Optimizer) -> dict[ParamKey, Any]:
-    """A parameter group of its own for every axis that the recipe gives one, under its name in the group's AXIS.
+    """A parameter group of its own for every part that the recipe gives one, under its name in the group's GROUP.
 
     megatron-core's loading tells groups apart by their multipliers alone, and would give two that agree in them the
     options of one. We set the rates ourselves, so lr_mult is free to number them.
     """
-    for axis in options.groups:
-        for _, parameter in model.axis(axis):
-            setattr(parameter, f"{AXIS}_{axis}", True)
-    return {ParamKey(attr=f"{AXIS}_{axis}"): {AXIS: axis, "lr_mult": 2.0 + AXES.index(axis)} for axis in options.groups}
+    for axis in {axis_of(part) for part in options.groups}:
+        for inside, parameter in model.axis(axis):
+            if (part := narrowest(options.groups, axis, inside)) is not None:
+                setattr(parameter, f"{GROUP}_{part}", True)
+    numbers = {part: 2.0 + number for number, part in enumerate(sorted(options.groups, key=_place))}
+    return {ParamKey(attr=f"{GROUP}_{part}"): {GROUP: part, "lr_mult": number} for part, number in numbers.items()}
+
+
+def _place(part: str) -> tuple[int, str]:
+    return AXES.index(axis_of(part)), part
 
 
 def set_rate(optimizer: MegatronOptimizer, options: Optimizer, step: int, steps: int) -> float:
     """Give every parameter group its learning rate for update `step` (from 0); returns that of the others."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, options, steps, group.get(AXIS))
+        group["lr"] = learning_rate(step, options, steps, group.get(GROUP))
     return learning_rate(step, options, steps)

@@ -10,9 +10,14 @@ from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.connectors.pixel_shuffle_mlp import PixelShuffleMLP
 from megavlm.megatron_mm.connectors.pixel_shuffle_mlp_model import pixel_shuffle
 from megavlm.megatron_mm.contracts import BuildContext, FeatureMap
+from megavlm.megatron_mm.maps import MapShape
 from megavlm.platform.errors import ConfigError
 
 SPEC, ONE = PixelShuffleMLP(hidden=24), PixelShuffleMLP(layers=1)
+
+
+def maps(channels: int, rows: int = 4, columns: int = 4) -> tuple[MapShape]:
+    return (MapShape("any", -1, rows, columns, channels),)
 
 
 def test_the_published_4x4_table() -> None:
@@ -39,7 +44,7 @@ def test_equals_the_published_operations(shape: tuple[int, ...]) -> None:
 
 
 def test_connector_equals_its_layers(one_process: BuildContext) -> None:
-    model = SPEC.build(one_process, channels=6, width=10)
+    model = SPEC.build(one_process, maps(6), width=10)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -54,7 +59,7 @@ def test_connector_equals_its_layers(one_process: BuildContext) -> None:
 
 
 def test_one_layer_is_norm_and_linear(one_process: BuildContext) -> None:
-    model = ONE.build(one_process, channels=6, width=10)
+    model = ONE.build(one_process, maps(6), width=10)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -86,15 +91,17 @@ def test_parameters(
     one_process: BuildContext, spec: PixelShuffleMLP, channels: int, width: int, stated: float | None
 ) -> None:
     with torch.device("meta"):
-        built = sum(p.numel() for p in spec.build(one_process, channels, width).parameters())
-    assert spec.parameters(channels, width) == built
+        built = sum(p.numel() for p in spec.build(one_process, maps(channels), width).parameters())
+    assert spec.parameters(maps(channels), width) == built
     assert stated is None or built == pytest.approx(stated, rel=3e-3)
 
 
 def test_tokens_per_tile() -> None:
-    assert SPEC.tokens_per_tile((32, 32)) == 256
+    assert SPEC.tokens_per_tile(maps(6, 32, 32)) == 256
+    with pytest.raises(ConfigError, match="takes one feature map"):
+        SPEC.tokens_per_tile(maps(6) * 2)
     with pytest.raises(ConfigError, match="3 x 4"):
-        SPEC.tokens_per_tile((3, 4))
+        SPEC.tokens_per_tile(maps(6, 3, 4))
 
 
 def test_a_width_that_cannot_be_split() -> None:

@@ -12,7 +12,7 @@ from megavlm.megatron_mm.model import build_model
 from megavlm.megatron_mm.training import checkpoint
 from megavlm.megatron_mm.training.schedule import learning_rate
 from megavlm.megatron_mm.training.step import cut, train_step
-from megavlm.megatron_mm.training.wrapping import AXIS, make_optimizer, set_rate, wrap
+from megavlm.megatron_mm.training.wrapping import GROUP, make_optimizer, set_rate, wrap
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder
 
@@ -44,7 +44,7 @@ def test_an_axis_of_its_own() -> None:
 
 
 def groups(optimizer) -> dict[tuple, dict]:
-    return {(group.get(AXIS), group["wd_mult"]): group for group in optimizer.param_groups if group["params"]}
+    return {(group.get(GROUP), group["wd_mult"]): group for group in optimizer.param_groups if group["params"]}
 
 
 def test_the_optimizer_has_them_before_and_after_a_checkpoint(one_process, tiny_model, tiny_pack, tmp_path) -> None:
