@@ -19,10 +19,20 @@ def fill_parts(model: VisionLanguageModel, checkpoint: Path) -> None:
 
     Raises InputError for a checkpoint that is damaged, or of another model.
     """
-    held = parts_of(checkpoint)
-    fill(model, checkpoint, skip=lambda axis, _: axis not in held)
+    held, lacking = parts_of(checkpoint), lacking_of(checkpoint)
+    fill(model, checkpoint, skip=lambda axis, inside: axis not in held or _within(f"{axis}.{inside}", lacking))
 
 
 def parts_of(checkpoint: Path) -> list[str]:
     """The axes that a complete checkpoint holds: all of them, unless it was imported."""
     return json.loads((checkpoint / COMPLETE).read_bytes()).get("parts", list(AXES))
+
+
+def lacking_of(checkpoint: Path) -> list[str]:
+    """Of the axes that a complete checkpoint holds: the modules and parameters that nobody published."""
+    return json.loads((checkpoint / COMPLETE).read_bytes()).get("lacking", [])
+
+
+def _within(name: str, modules: list[str]) -> bool:
+    """Whether a dotted name is one of `modules`, or lies in one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
