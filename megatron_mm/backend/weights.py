@@ -23,8 +23,8 @@ def initialise(model: Any, seed: int) -> None:
     Reads the model's sharded state dict, which names each tensor globally and says which part this rank holds: what
     a checkpoint would contain. Matrices are normal with deviation 1/sqrt(fan-in), those that end a residual branch
     divided by sqrt(2 * layers) (GPT-2); tables normal with 0.02; norms one, biases zero; a parameter's own
-    `init_constant` or `init_std` wins. Of a parameter with an `init_shape` only that much of the whole tensor, from its
-    first element on, is drawn; what pads it is zero.
+    `init_values` (float32, the whole tensor), `init_constant` or `init_std` wins. Of a parameter with an `init_shape`
+    only that much of the whole tensor, from its first element on, is drawn; what pads it is zero.
     """
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
@@ -45,6 +45,8 @@ def _sharded(values: Any) -> Iterator[ShardedTensor]:
 
 def _draw(tensor: ShardedTensor, seed: int, shape: tuple[int, ...], layers: int) -> Tensor:
     """First values float32 of this `shape`: the whole tensor of which `tensor` is a shard, without its padding."""
+    if hasattr(tensor.data, "init_values"):
+        return tensor.data.init_values
     constant = getattr(tensor.data, "init_constant", None)
     if constant is None and len(shape) == 1 and not hasattr(tensor.data, "init_std"):
         constant = 0.0 if tensor.key.endswith("bias") else 1.0

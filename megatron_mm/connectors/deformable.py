@@ -1,0 +1,75 @@
+"""Deformable attention from one expert's map to the others', then an MLP. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from megavlm.platform.errors import ConfigError
+
+from ..flops import Flops
+from ..layout import require_divisible
+from ..maps import MapShape
+from .fuser_attention import Deformable
+from .mlp import MLPConnector
+
+if TYPE_CHECKING:
+    from ..contracts import BuildContext
+    from .deformable_model import DeformableConnectorModel
+
+
+class DeformableConnector(MLPConnector):
+    """Each cell of the first map reads points of all the others around its own place; it is added, and an MLP follows.
+
+    Eagle (arXiv 2408.15998, section 2.4): Mini-Gemini with deformable attention in place of that inside windows. Of its
+    shape nothing is published but 1201 M parameters with both encoders, 24 M more than with this one. Here the norms
+    and projections of queries and values are Mini-Gemini's (mgm_arch.py), the attention is Deformable DETR's, and each
+    of the other maps, on whatever grid, is a level.
+    """
+
+    name: Literal["deformable"] = "deformable"
+    heads: PositiveInt = 16  # our guess: unpublished; MMFuser's at the same 1024 channels
+    points: PositiveInt = 4  # our guess: unpublished; Deformable DETR's
+
+    def tokens_per_tile(self, maps: Sequence[MapShape]) -> int:
+        """As many as the first map has cells; raises ConfigError where there is no other."""
+        return self.attention(maps).queries
+
+    def attention(self, maps: Sequence[MapShape]) -> Deformable:
+        """The attention between the maps; raises ConfigError as `tokens_per_tile`."""
+        first, *others = maps
+        if not others:
+            raise ConfigError(
+                f"deformable reads other maps than the first, and the encoder gives one: {first.expert}",
+                where="model.connector.name",
+                fix="use two or more experts, or the connector mlp",
+            )
+        require_divisible(first.channels, f"channels of {first.expert}'s map", self.heads, "connector.heads")
+        return Deformable(first.channels, self.heads, self.points, first.grid, tuple(each.grid for each in others))
+
+    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
+        """Parameters between the maps and `width` of the decoder."""
+        return sum(self.parts(maps, width).values())
+
+    def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
+        """What mixes the maps, and the MLP."""
+        channels = maps[0].channels
+        projections = sum(2 * each.channels + (each.channels + 1) * channels for each in maps)
+        fuser = self.attention(maps).parameters() + projections
+        return {"fuser": fuser, "projector": self.mlp_parameters(channels, width)}
+
+    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
+        """Forward FLOPs of one tile."""
+        channels, attention = maps[0].channels, self.attention(maps).flops()
+        projections = 2.0 * sum(each.rows * each.columns * each.channels * channels for each in maps)
+        mlp = self.mlp_flops(self.tokens_per_tile(maps), channels, width)
+        return Flops(weights=attention.weights + projections + mlp.weights, mixing=attention.mixing)
+
+    def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> DeformableConnectorModel:
+        """The connector, weights not drawn."""
+        from .deformable_model import DeformableConnectorModel
+
+        self.check(ctx.parallel)
+        return DeformableConnectorModel(self, ctx, maps, width)
