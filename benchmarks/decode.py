@@ -28,10 +28,11 @@ from PIL import Image
 
 from megavlm.platform.demo.photos import PHOTOS, jpeg, photo
 from megavlm.platform.errors import MissingPackage
-from megavlm.platform.images import ImageDecoder, TileRule, decode, decode_tiles, load_decoder, tile_image
+from megavlm.platform.images import ImageDecoder, decode, decode_tiles, load_decoder
+from megavlm.platform.images.dynamic import Dynamic
 from megavlm.platform.images.nvidia import NvidiaDecoder
 
-RULE = TileRule(tile=448, min_tiles=1, max_tiles=6, thumbnail=True)
+RULE = Dynamic(tile=448, min_tiles=1, max_tiles=6, thumbnail=True)
 EQUAL = float("inf")
 RUNS, SEED, QUALITY = 3, 1, 90
 GRAY = ("brick", "camera", "coins", "grass", "gravel", "moon")
@@ -100,7 +101,7 @@ def files() -> dict[str, list[bytes]]:
 
 def by_pillow(data: bytes) -> np.ndarray:
     """The reference: Pillow from the bytes to the tiles."""
-    return tile_image(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), *RULE)
+    return RULE.cut(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def tilers() -> dict[str, Tiler]:
@@ -122,7 +123,7 @@ def tilers() -> dict[str, Tiler]:
 
 def cut(decoder: ImageDecoder, data: bytes) -> np.ndarray:
     """One file's tiles."""
-    return decode_tiles(data, *RULE, decoder=decoder)
+    return decode_tiles(data, RULE, decoder=decoder)
 
 
 def cpu_seconds(ways: dict[str, Tiler], items: list[bytes]) -> dict[str, list[float]]:
@@ -157,7 +158,7 @@ def tile_rows(sets: dict[str, list[bytes]]) -> Iterator[str]:
     ways, every = tilers(), defaultdict[str, list[float]](list)
     for label, items in sets.items():
         for name, rate in rates(cpu_seconds(ways, items), len(items)).items():
-            likeness = [psnr(ways[name](data), decode_tiles(data, *RULE)) for data in items]
+            likeness = [psnr(ways[name](data), decode_tiles(data, RULE)) for data in items]
             every[name] += likeness
             yield f"| {label} | {name} | {rate} | {_spread(likeness)} |"
     for name, likeness in every.items():

@@ -103,7 +103,7 @@ def decode_seconds(trainer: StageTrainer) -> float:
     for k in numbers:
         (name,) = image_fields(reader.fields(k))
         data = reader.read(k, only={name}).fields[name]
-        decode_tiles(data, tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
+        decode_tiles(data, tiling)
     return (time.process_time() - start) / len(numbers)
 
 

@@ -15,11 +15,12 @@ from fuzzing import campaign
 from PIL import Image
 
 from megavlm.platform.demo.photos import photo
-from megavlm.platform.images import BadImage, ImageDecoder, TileRule, load_decoder, probe
+from megavlm.platform.images import BadImage, ImageDecoder, load_decoder, probe
+from megavlm.platform.images.dynamic import Dynamic
 
 TITLE = "Damaged images: decoded, or refused with which reason"
 COUNT, SEED = 2000, 1
-RULE = TileRule(tile=56, min_tiles=1, max_tiles=6, thumbnail=True)
+RULE = Dynamic(tile=56, min_tiles=1, max_tiles=6, thumbnail=True)
 
 
 def seeds() -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from ..parts import AXES
 from .data import DataConfig, GlobalBatch, Mixture, Share
-from .model import ModelConfig, Tiling
+from .model import ModelConfig
 from .stage import Checkpoint, Gate, Group, Loss, Optimizer, Parallel, Run, Stage, Stages
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     "Share",
     "Stage",
     "Stages",
-    "Tiling",
 ]

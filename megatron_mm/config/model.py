@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import (
     Field,
-    PositiveInt,
     field_validator,
     model_validator,
 )
 
 from megavlm.platform.config import Config, merge, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.images import TILINGS
 
 from ..connectors import CONNECTORS
 from ..decoders import DECODERS
@@ -23,19 +23,10 @@ from ..objectives import OBJECTIVES
 from ..parts import AXES, axis_of
 
 
-class Tiling(Config):
-    """Dynamic high resolution (NVLM 3.2 / InternVL 1.5): an image becomes 1..max_tiles tiles, plus a thumbnail."""
-
-    tile: PositiveInt = 448  # side of a square tile, in pixels; the encoder's input size
-    min_tiles: PositiveInt = 1
-    max_tiles: PositiveInt = 6  # without the thumbnail
-    thumbnail: bool = True
-
-
 class ModelConfig(Config):
     """One point in the space of the four axes, plus auxiliary objectives."""
 
-    tiling: Tiling = Tiling()
+    tiling: point(TILINGS, default="dynamic") = Field(default="dynamic")  # type: ignore[valid-type]
     encoder: point(ENCODERS)  # type: ignore[valid-type]
     connector: point(CONNECTORS)  # type: ignore[valid-type]
     injection: point(INJECTIONS)  # type: ignore[valid-type]
@@ -50,10 +41,10 @@ class ModelConfig(Config):
                 where="model.tiling.tile",
                 fix=f"set model.tiling.tile={self.encoder.image_size}",
             )
-        digits = len(str(self.tiling.max_tiles))
+        digits = len(str(self.tiling.most_tiles))
         if self.injection.tags == "1d" and digits > self.injection.tag_digits:
             raise ConfigError(
-                f"up to {self.tiling.max_tiles} tiles, and tags of {self.injection.tag_digits} digit(s): those of one "
+                f"up to {self.tiling.most_tiles} tiles, and tags of {self.injection.tag_digits} digit(s): those of one "
                 "image would differ in length",
                 where="model.injection.tag_digits",
                 fix=f"set model.injection.tag_digits={digits}",

@@ -33,6 +33,7 @@ def demands(model: ModelConfig) -> list[Demand]:
         Demand("connector.hidden", (model.decoder.ffn,), "the projector is as wide as the decoder's ffn"),
         Demand("connector.norm_eps", (PROJECTOR_EPS,), "the projector's LayerNorm has torch's eps"),
         Demand("injection.tags", ("1d",), "prompts are written with <tile_1>, <tile_2> and so on"),
+        Demand("tiling.name", ("dynamic",), "images are cut into a grid of tiles"),
         Demand("tiling.thumbnail", (True,), "without one, an image's last tile gets no tag"),
     ]
 

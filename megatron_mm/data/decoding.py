@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import Decoded, ImageDecoder, ImageTiles, TileRule
+from megavlm.platform.images import Decoded, ImageDecoder, ImageTiles, Tiling
 from megavlm.platform.shards import ShardReader
 
-from ..config import Tiling
 from .assemble import grey
 from .manifest import Entry, Pack
 from .measure import tiles_of
@@ -54,7 +53,6 @@ class TileLoader:
 
     def __init__(self, sets: Mapping[str, ShardReader], tiling: Tiling, decoder: ImageDecoder) -> None:
         self._sets, self._tiling, self._decoder = sets, tiling, decoder
-        self._rule = TileRule(tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
         self._nothing = np.zeros((0, 3, tiling.tile, tiling.tile), np.uint8)
         self._cache = _Cache(CACHE_BYTES)
         self._threads = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
@@ -106,8 +104,8 @@ class TileLoader:
     def _decoded(self, items: list[bytes]) -> list[Decoded]:
         if self._decoder.batched:
             with self._alone:
-                return self._decoder.tiles(items, self._rule)
-        return [found for [found] in self._threads.map(lambda data: self._decoder.tiles([data], self._rule), items)]
+                return self._decoder.tiles(items, self._tiling)
+        return [found for [found] in self._threads.map(lambda data: self._decoder.tiles([data], self._tiling), items)]
 
     def _kept(self, picture: Picture, made: Decoded) -> np.ndarray | InputError:
         if isinstance(made, InputError):

@@ -65,7 +65,7 @@ class PackLoader:
         self._normalisation, self._skips = normalisation, skips
         self._manifest, self._sets, self._report = manifest, sets, report
         self._chat, self._everywhere = template(model, tokenizer, chat), model.injection.has_context
-        thumbnail = model.tiling.thumbnail
+        thumbnail = model.tiling.makes_thumbnails
         self._beside = functools.cache(lambda image: model.injection.context_tiles(image, thumbnail))
         self._tile, self._padding = model.tiling.tile, tokenizer.padding
         self._nothing = np.zeros((0, 3, self._tile, self._tile), np.uint8)

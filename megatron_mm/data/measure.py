@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import ImageTiles, image_tiles, probe
+from megavlm.platform.images import ImageTiles, Tiling, probe
 from megavlm.platform.shards import Sample, ShardReader
 
-from ..config import DataConfig, ModelConfig, Tiling
+from ..config import DataConfig, ModelConfig
 from .conversation import Chat
 from .items import Ragged
 from .samples import BadSample, read_conversation
@@ -43,7 +43,7 @@ class Measured:
 def template(model: ModelConfig, tokenizer: TextTokenizer, written: Template) -> Chat:
     """A recipe's template for a model and its tokenizer: with what its tiles are called and where they go."""
     placement, has_context = model.injection.placement, model.injection.has_context
-    return Chat(written, tokenizer, placement, model.tiling.thumbnail, model.tokens_per_tile, has_context)
+    return Chat(written, tokenizer, placement, model.tiling.makes_thumbnails, model.tokens_per_tile, has_context)
 
 
 def tiles_of(image: bytes, tiling: Tiling) -> ImageTiles:
@@ -52,7 +52,7 @@ def tiles_of(image: bytes, tiling: Tiling) -> ImageTiles:
         info = probe(image)
     except InputError as error:
         raise BadSample(f"image_{getattr(error, 'reason', 'unreadable')}", str(error)) from None
-    return image_tiles(info.width, info.height, tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
+    return tiling.plan(info.width, info.height)
 
 
 @dataclasses.dataclass(frozen=True)

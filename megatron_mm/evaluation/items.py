@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import ImageTiles, decode, tile_image
+from megavlm.platform.images import ImageTiles, Tiling, decode
 from megavlm.platform.shards import ShardReader
 
-from ..config import Tiling
 from ..data.assemble import Prepared
 from ..data.conversation import Chat
 from ..data.encoded import Encoded
@@ -92,9 +91,8 @@ def derange(items: Sequence[Item]) -> list[Item]:
 
 def prepare_item(reader: ShardReader, item: Item, chat: Chat, tiling: Tiling) -> Prepared:
     """Decode and tile the item's images; raises InputError (with a `reason`) when one does not decode."""
-    shape = (tiling.tile, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
     raw = [read_conversation(reader.read(image.sample)).images[image.place] for image in item.images]
-    tiles = [tile_image(decode(data), *shape) for data in raw]
+    tiles = [tiling.cut(decode(data)) for data in raw]
     stacked = np.concatenate([np.zeros((0, tiling.tile, tiling.tile, 3), np.uint8), *tiles])
     return Prepared(item.encode(chat), np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=1.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import decode, tile_image
+from megavlm.platform.images import decode
 
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
@@ -37,8 +37,7 @@ def encode_prompt(
     data: DataConfig,
 ) -> PackedBatch:
     """A batch of the prompt's tokens, ending with an open assistant turn. Raises InputError for an unreadable image."""
-    shape = (model.tiling.tile, model.tiling.min_tiles, model.tiling.max_tiles, model.tiling.thumbnail)
-    tiles = [tile_image(decode(image), *shape) for image in images]
+    tiles = [model.tiling.cut(decode(image)) for image in images]
     chat = template(model, tokenizer, data.template)
     encoded = chat.prompt(messages, [tiles_of(image, model.tiling) for image in images])
     stacked = np.concatenate([np.zeros((0, model.tiling.tile, model.tiling.tile, 3), np.uint8), *tiles])

@@ -93,7 +93,7 @@ def score_of(study: Study, run: VariantRun, name: str) -> float:
 def seen_in(folder: RunFolder, recipe: Recipe, stage: str) -> tuple[dict[str, int], int]:
     """(sums, hash of the draws) over the global batches that a stage stepped through."""
     manifest, model = Manifest(folder.path("stages", stage, "packs")), StageData.of(recipe, stage).model
-    beside = functools.cache(partial(model.injection.context_tiles, thumbnail=model.tiling.thumbnail))
+    beside = functools.cache(partial(model.injection.context_tiles, thumbnail=model.tiling.makes_thumbnails))
     seen: Counter[str] = Counter()
     draws, each = 0, model.tokens_per_tile
     for line in stage_steps(folder, stage):

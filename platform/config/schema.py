@@ -79,11 +79,13 @@ def _innermost_schema(annotation: Any) -> type[Config] | None:
     return None
 
 
-def _parse_point(registry: Registry, value: Any) -> Any:
+def _parse_point(registry: Registry, value: Any, default: str | None) -> Any:
     if isinstance(value, Config):
         return value
     if isinstance(value, str):
         value = {"name": value}
+    if isinstance(value, dict) and default is not None:
+        value = {"name": default, **value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         known = f"known: {', '.join(sorted(registry))}"
         raise ConfigError(f"{registry.kind} needs a 'name'", where=registry.kind, fix=known)
@@ -95,12 +97,13 @@ def _parse_point(registry: Registry, value: Any) -> Any:
     return schema.parse({"name": value["name"], **options}, where=registry.kind)
 
 
-def point(registry: Registry) -> Any:
+def point(registry: Registry, default: str | None = None) -> Any:
     """A field that holds one point of an axis: `{name: NAME, **options}` or just `NAME`.
 
-    The schema of the options is the registered class itself (a Config with a `name` field).
+    The schema of the options is the registered class itself (a Config with a `name` field). A mapping without a name
+    is one of `default`, if there is one.
     """
-    return Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: _parse_point(registry, value))]
+    return Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: _parse_point(registry, value, default))]
 
 
 def points(registry: Registry) -> Any:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from .decode import BadImage, ImageInfo, probe
-from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, TileRule, decode, decode_tiles, load_decoder
+from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, decode, decode_tiles, load_decoder
+from .rules import TILINGS, Tiling
 from .tiling import ImageTiles, TilePlace, candidate_grids, choose_grid, image_tiles, places, tile_count, tile_image
 
 __all__ = [
     "IMAGE_DECODERS",
+    "TILINGS",
     "BadImage",
     "Decoded",
     "ImageDecoder",
     "ImageInfo",
     "ImageTiles",
     "TilePlace",
-    "TileRule",
+    "Tiling",
     "candidate_grids",
     "choose_grid",
     "decode",

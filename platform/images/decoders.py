@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, ParamSpec, cast
+from typing import ClassVar, ParamSpec, cast
 
 import numpy as np
 
 from ..config import Config
 from ..registry import Registry
 from .decode import MAX_PIXELS, BadImage
+from .rules import Tiling
 
 IMAGE_DECODERS = Registry(
     "image decoder",
@@ -27,15 +28,6 @@ IMAGE_DECODERS = Registry(
 
 P = ParamSpec("P")
 Decoded = np.ndarray | BadImage  # what became of one file: pixels, or why there are none
-
-
-class TileRule(NamedTuple):
-    """How an image is cut: `tile_image`'s arguments after the image."""
-
-    tile: int  # side of a square tile, in pixels
-    min_tiles: int
-    max_tiles: int
-    thumbnail: bool
 
 
 class ImageDecoder(Config):
@@ -65,8 +57,8 @@ class ImageDecoder(Config):
         """
 
     @abstractmethod
-    def tiles(self, items: Sequence[bytes], rule: TileRule, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
-        """uint8 RGB [n, tile, tile, 3]: the grid that `choose_grid` names row by row, then the thumbnail (if any)."""
+    def tiles(self, items: Sequence[bytes], rule: Tiling, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
+        """uint8 RGB [n, tile, tile, 3], cut by `rule`."""
 
 
 def decode(
@@ -81,20 +73,12 @@ def decode(
 
 
 def decode_tiles(
-    data: bytes,
-    tile: int,
-    min_tiles: int,
-    max_tiles: int,
-    thumbnail: bool,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    decoder: str | ImageDecoder = "exact",
+    data: bytes, rule: Tiling, *, max_pixels: int = MAX_PIXELS, decoder: str | ImageDecoder = "exact"
 ) -> np.ndarray:
     """Decode and cut in one pass: uint8 RGB [n, tile, tile, 3]; raises BadImage, and ConfigError for bad bounds.
 
-    `exact` equals tile_image(decode(data), ...) bit by bit.
+    `exact` equals rule.cut(decode(data)) bit by bit.
     """
-    rule = TileRule(tile, min_tiles, max_tiles, thumbnail)
     return _only(load_decoder(decoder).tiles([data], rule, max_pixels))
 
 

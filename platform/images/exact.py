@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from .decode import MAX_PIXELS, decode_exact
-from .decoders import Decoded, ImageDecoder, TileRule, attempt
-from .tiling import tile_image
+from .decoders import Decoded, ImageDecoder, attempt
+from .rules import Tiling
 
 
 class ExactDecoder(ImageDecoder):
@@ -21,10 +21,10 @@ class ExactDecoder(ImageDecoder):
         """As ImageDecoder.images."""
         return [attempt(decode_exact, data, max_pixels) for data in items]
 
-    def tiles(self, items: Sequence[bytes], rule: TileRule, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
+    def tiles(self, items: Sequence[bytes], rule: Tiling, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
         """As ImageDecoder.tiles."""
         return [attempt(_tiles_of, data, rule, max_pixels) for data in items]
 
 
-def _tiles_of(data: bytes, rule: TileRule, max_pixels: int) -> np.ndarray:
-    return tile_image(decode_exact(data, max_pixels), *rule)
+def _tiles_of(data: bytes, rule: Tiling, max_pixels: int) -> np.ndarray:
+    return rule.cut(decode_exact(data, max_pixels))

@@ -22,9 +22,11 @@ from .decode import (
     open_image,
     stored_pixels,
 )
-from .decoders import Decoded, ImageDecoder, TileRule, attempt
+from .decoders import Decoded, ImageDecoder, attempt
+from .dynamic import Dynamic
 from .orientation import orientation, oriented
-from .tiling import choose_grid, cut_grid, tile_count, tile_image
+from .rules import Tiling
+from .tiling import cut_grid, tile_count
 
 # Decoding at half size must leave this many pixels per wanted one: nearer to 1 the decoder's own low-pass filter shows
 # (37 dB on dense mosaics of photographs, against 41 dB).
@@ -45,7 +47,7 @@ class FastDecoder(ImageDecoder):
         """As ImageDecoder.images; only a JPEG comes smaller than it is."""
         return [attempt(image_of, data, max_pixels, min_side) for data in items]
 
-    def tiles(self, items: Sequence[bytes], rule: TileRule, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
+    def tiles(self, items: Sequence[bytes], rule: Tiling, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
         """As ImageDecoder.tiles."""
         return [attempt(tiles_of, data, rule, max_pixels) for data in items]
 
@@ -59,16 +61,16 @@ def image_of(data: bytes, max_pixels: int, min_side: int) -> np.ndarray:
     return decode_pillow(data, image) if pixels is None else oriented(pixels, orientation(image))
 
 
-def tiles_of(data: bytes, rule: TileRule, max_pixels: int) -> np.ndarray:
+def tiles_of(data: bytes, rule: Tiling, max_pixels: int) -> np.ndarray:
     """One file as uint8 RGB [n, tile, tile, 3]; raises BadImage."""
     image = open_image(data, max_pixels)
-    tiles = _tiles_of_jpeg(data, image, rule) if is_plain_jpeg(image) else None
-    return tile_image(decode_pillow(data, image), *rule) if tiles is None else tiles
+    tiles = _tiles_of_jpeg(data, image, rule) if isinstance(rule, Dynamic) and is_plain_jpeg(image) else None
+    return rule.cut(decode_pillow(data, image)) if tiles is None else tiles
 
 
-def _tiles_of_jpeg(data: bytes, image: ImageFile.ImageFile, rule: TileRule) -> np.ndarray | None:
+def _tiles_of_jpeg(data: bytes, image: ImageFile.ImageFile, rule: Dynamic) -> np.ndarray | None:
     """None when Pillow should judge the file."""
-    cols, rows = choose_grid(*displayed_size(image), rule.tile, rule.min_tiles, rule.max_tiles)
+    cols, rows = rule.grid(*displayed_size(image))
     grid = _grid_of_jpeg(data, image, cols * rule.tile, rows * rule.tile)
     if grid is None:
         return None

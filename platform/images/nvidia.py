@@ -17,9 +17,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from ..errors import ConfigError, MissingPackage
 from .dali import DaliResizer
 from .decode import MAX_PIXELS, BadImage, cut_short, is_plain_jpeg, open_image
-from .decoders import Decoded, ImageDecoder, TileRule
+from .decoders import Decoded, ImageDecoder
+from .dynamic import Dynamic
 from .exact import ExactDecoder
-from .tiling import choose_grid, cut_grid, tile_count
+from .rules import Tiling
+from .tiling import cut_grid, tile_count
 
 GET = "pip install -e '.[gpu]'"
 
@@ -53,8 +55,10 @@ class NvidiaDecoder(ImageDecoder):
         ready = self._ready(items, max_pixels, lambda pictures: [_on_host(picture) for picture in pictures])
         return _complete(ready, items, lambda rest: ExactDecoder().images(rest, max_pixels))
 
-    def tiles(self, items: Sequence[bytes], rule: TileRule, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
-        """As ImageDecoder.tiles."""
+    def tiles(self, items: Sequence[bytes], rule: Tiling, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
+        """As ImageDecoder.tiles; every file as `exact` does it where the rule does not stretch the image."""
+        if not isinstance(rule, Dynamic):
+            return ExactDecoder().tiles(items, rule, max_pixels)
         ready = self._ready(items, max_pixels, lambda pictures: self._cut(pictures, rule))
         return _complete(ready, items, lambda rest: ExactDecoder().tiles(rest, rule, max_pixels))
 
@@ -77,8 +81,8 @@ class NvidiaDecoder(ImageDecoder):
         parameters = library.DecodeParams(apply_exif_orientation=True, sample_format=library.SampleFormat.I_RGB)
         return list(decoder.decode([library.CodeStream(data) for data in items], params=parameters))
 
-    def _cut(self, pictures: list[Any], rule: TileRule) -> list[np.ndarray]:
-        grids = [choose_grid(picture.width, picture.height, *rule[:3]) for picture in pictures]
+    def _cut(self, pictures: list[Any], rule: Dynamic) -> list[np.ndarray]:
+        grids = [rule.grid(picture.width, picture.height) for picture in pictures]
         sizes = [(rows * rule.tile, cols * rule.tile) for cols, rows in grids]
         tiles = [cut_grid(grid, rule.tile, None) for grid in self._resize(pictures, sizes)]
         more = [k for k, grid in enumerate(grids) if tile_count(*grid, rule.thumbnail) > grid[0] * grid[1]]

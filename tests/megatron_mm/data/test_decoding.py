@@ -32,8 +32,7 @@ def test_a_recipe_names_the_decoder_and_its_packs_stay(make_recipe: Callable[...
         batch, start, shown[name] = open_loader(spec, manifest).batch(2), 0, []
         for entry in (entry for row in batch.rows for entry in manifest[row].entries if entry.images):
             data = reader.read(entry.index).fields["jpg"]
-            bounds = (tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
-            wanted = torch.from_numpy(decode_tiles(data, tiling.tile, *bounds, decoder=name)).permute(0, 3, 1, 2)
+            wanted = torch.from_numpy(decode_tiles(data, tiling, decoder=name)).permute(0, 3, 1, 2)
             assert torch.equal(batch.tiles[start : start + entry.tiles], wanted)
             start += entry.tiles
             shown[name].append(wanted)

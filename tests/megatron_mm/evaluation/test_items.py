@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from megavlm.megatron_mm.config import Tiling
 from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.evaluation.items import read_items
 from megavlm.megatron_mm.injection.inline import Inline
 from megavlm.platform.errors import InputError
+from megavlm.platform.images.dynamic import Dynamic
 
-TILING = Tiling(tile=56, max_tiles=4)
+TILING = Dynamic(tile=56, max_tiles=4)
 CHAT = Chat(ChatML(), load_tokenizer("mini"), Inline().placement, thumbnail=True, tokens_per_tile=4)
 
 

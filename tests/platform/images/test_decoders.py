@@ -15,15 +15,17 @@ from PIL import Image, ImageOps
 from megavlm.platform.demo.photos import PHOTOS
 from megavlm.platform.demo.photos import photo as photograph
 from megavlm.platform.errors import ConfigError
-from megavlm.platform.images import BadImage, TileRule, choose_grid, decode, decode_tiles, load_decoder
+from megavlm.platform.images import BadImage, choose_grid, decode, decode_tiles, load_decoder
+from megavlm.platform.images.dynamic import Dynamic
 from megavlm.platform.images.fast import stretch
 
-RULE = TileRule(tile=448, min_tiles=1, max_tiles=6, thumbnail=True)
+RULE = Dynamic(tile=448, min_tiles=1, max_tiles=6, thumbnail=True)
+SMALL = Dynamic(tile=112, min_tiles=1, max_tiles=6, thumbnail=True)
 SIZES = [(1280, 960), (2048, 1536), (2683, 1791), (4000, 3000), (3997, 2999)]
 MEDIAN, LEAST = 42.0, 34.0  # dB: what `fast` promises
 
 
-def by_pillow(data: bytes, rule: TileRule = RULE) -> np.ndarray:
+def by_pillow(data: bytes, rule: Dynamic = RULE) -> np.ndarray:
     """Tiles by Pillow alone: turned, stretched, cropped."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     cols, rows = choose_grid(*image.size, rule.tile, rule.min_tiles, rule.max_tiles)
@@ -49,12 +51,14 @@ def mosaic(width: int, height: int) -> Image.Image:
     return out
 
 
-@pytest.mark.parametrize("rule", [RULE, TileRule(224, 1, 12, False), TileRule(336, 2, 4, True)])
+@pytest.mark.parametrize(
+    "rule", [RULE, Dynamic(tile=224, max_tiles=12, thumbnail=False), Dynamic(tile=336, min_tiles=2, max_tiles=4)]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_exact_is_pillow_bit_by_bit(photo, encode, mode, rule):
     for form in ("JPEG", "PNG", "WEBP"):
         data = encode(photo.convert(mode), form)
-        assert np.array_equal(decode_tiles(data, *rule), by_pillow(data, rule))
+        assert np.array_equal(decode_tiles(data, rule), by_pillow(data, rule))
 
 
 def test_fast_keeps_its_distance_on_photographs(encode):
@@ -66,7 +70,7 @@ def test_fast_keeps_its_distance_on_photographs(encode):
     found = {}
     for name, picture in pictures.items():
         data = encode(picture, "JPEG", quality=90)
-        found[name] = psnr(decode_tiles(data, *RULE, decoder="fast"), by_pillow(data))
+        found[name] = psnr(decode_tiles(data, RULE, decoder="fast"), by_pillow(data))
     assert min(found.values()) >= LEAST, found
     assert statistics.median(found.values()) >= MEDIAN, found
 
@@ -77,8 +81,8 @@ def test_fast_turns_as_exif_says(encode, orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photograph("flower").resize(size), "JPEG", quality=95, exif=exif)
-    rule = TileRule(112, 1, 12, True)
-    assert psnr(decode_tiles(data, *rule, decoder="fast"), by_pillow(data, rule)) > LEAST
+    rule = Dynamic(tile=112, max_tiles=12)
+    assert psnr(decode_tiles(data, rule, decoder="fast"), by_pillow(data, rule)) > LEAST
 
 
 def awkward_files(photo: Image.Image, encode, png16) -> dict[str, bytes]:
@@ -97,7 +101,7 @@ def awkward_files(photo: Image.Image, encode, png16) -> dict[str, bytes]:
 
 def test_every_other_format_is_equal_in_fast_and_exact(photo, encode, png16):
     for name, data in awkward_files(photo, encode, png16).items():
-        exact, fast = (decode_tiles(data, 112, 1, 6, True, decoder=decoder) for decoder in ("exact", "fast"))
+        exact, fast = (decode_tiles(data, SMALL, decoder=decoder) for decoder in ("exact", "fast"))
         assert np.array_equal(fast, exact), name
         assert np.array_equal(decode(data, decoder="fast", min_side=20), decode(data)), name
 
@@ -114,8 +118,8 @@ def waves(width: int, height: int) -> Image.Image:
 def test_fast_has_the_geometry_of_exact(width, height, tile, most, thumbnail):
     out = io.BytesIO()
     waves(width, height).save(out, "JPEG", quality=98, subsampling=0)
-    rule = TileRule(tile, 1, most, thumbnail)
-    fast, exact = (decode_tiles(out.getvalue(), *rule, decoder=name) for name in ("fast", "exact"))
+    rule = Dynamic(tile=tile, max_tiles=most, thumbnail=thumbnail)
+    fast, exact = (decode_tiles(out.getvalue(), rule, decoder=name) for name in ("fast", "exact"))
     assert fast.shape == exact.shape
     # A shift by one pixel in a hundred would cost 4 levels.
     assert np.abs(fast.astype(int) - exact).mean() < 1
@@ -124,7 +128,7 @@ def test_fast_has_the_geometry_of_exact(width, height, tile, most, thumbnail):
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (3, 20000), (20000, 3)])
 def test_fast_takes_any_shape(encode, size):
     data = encode(Image.new("RGB", size, (10, 200, 90)), "JPEG", quality=95)
-    fast, exact = (decode_tiles(data, 56, 1, 6, True, decoder=name) for name in ("fast", "exact"))
+    fast, exact = (decode_tiles(data, Dynamic(tile=56), decoder=name) for name in ("fast", "exact"))
     assert fast.shape == exact.shape and np.abs(fast.astype(int) - exact).max() <= 2
 
 
@@ -158,7 +162,7 @@ def test_a_bad_file_costs_itself(photo, encode, name):
     large = encode(mosaic(2000, 1500), "JPEG")
     items = [good, good[:4000], b"", large, b"<html>", large[: len(large) // 2], good]
     decoder = load_decoder(name)
-    for found in (decoder.images(items), decoder.tiles(items, TileRule(112, 1, 6, True))):
+    for found in (decoder.images(items), decoder.tiles(items, SMALL)):
         reasons = [one.reason if isinstance(one, BadImage) else "" for one in found]
         assert reasons == ["", "truncated", "empty", "", "not_an_image", "truncated", ""]
     assert [one.reason for one in decoder.images([large], max_pixels=10**6) if isinstance(one, BadImage)] == [
@@ -169,7 +173,7 @@ def test_a_bad_file_costs_itself(photo, encode, name):
 def test_a_forged_end_marker_is_seen_at_reduced_size_too(encode):
     data = encode(mosaic(2000, 1500), "JPEG")
     with pytest.raises(BadImage, match="truncated"):
-        decode_tiles(data[: len(data) // 2] + b"\xff\xd9", 112, 1, 6, True, decoder="fast")
+        decode_tiles(data[: len(data) // 2] + b"\xff\xd9", SMALL, decoder="fast")
 
 
 def test_decoders_are_made_by_name_or_given():
@@ -184,9 +188,9 @@ def test_decoders_are_made_by_name_or_given():
 def test_impossible_bounds_are_no_fault_of_the_file(photo, encode):
     for name in ("exact", "fast"):
         with pytest.raises(ConfigError, match="allow no grid"):
-            decode_tiles(encode(photo, "JPEG"), 112, 4, 3, True, decoder=name)
+            decode_tiles(encode(photo, "JPEG"), Dynamic(tile=112, min_tiles=4, max_tiles=3), decoder=name)
 
 
 def test_decoding_starts_no_threads(photo, encode):
-    decode_tiles(encode(photo, "JPEG"), 112, 1, 6, True, decoder="fast")
+    decode_tiles(encode(photo, "JPEG"), SMALL, decoder="fast")
     assert cv2.getNumThreads() == 1

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from megavlm.platform.errors import ConfigError, MissingPackage
-from megavlm.platform.images import BadImage, TileRule, load_decoder
+from megavlm.platform.images import BadImage, load_decoder
+from megavlm.platform.images.dynamic import Dynamic
 from megavlm.platform.images.nvidia import NvidiaDecoder
 
-RULE = TileRule(112, 1, 6, True)
+RULE = Dynamic(tile=112)
 INSTALLED = importlib.util.find_spec("nvidia") is not None and all(
     importlib.util.find_spec(f"nvidia.{name}") is not None for name in ("nvimgcodec", "dali")
 )
@@ -44,7 +45,7 @@ def files(photo, encode) -> list[bytes]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("thumbnail", [True, False])
 def test_tiles_are_near_pillows_and_a_bad_file_costs_itself(files, device, thumbnail):
-    rule = RULE._replace(thumbnail=thumbnail)
+    rule = RULE.model_copy(update={"thumbnail": thumbnail})
     decoder = NvidiaDecoder(device=device, batch_size=2)
     for _ in range(2):  # the pipeline is used again
         for found, exact in zip(decoder.tiles(files, rule), load_decoder("exact").tiles(files, rule), strict=True):
