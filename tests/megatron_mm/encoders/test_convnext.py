@@ -130,6 +130,7 @@ def test_full_size() -> None:
     }
     assert spec.parameters() == sum(tensor.numel() for tensor in state.values()) == 843_391_872
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert feature.values.dtype == torch.bfloat16
     assert feature.tiles.shape == (2, 32, 32, 3072) and spec.maps == (("convnext", -1, 32, 32, 3072),)
 
 
@@ -142,13 +143,22 @@ def test_counts_are_what_torch_counts(spec: ConvNeXt) -> None:
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
 
 
+def test_flops_are_the_papers() -> None:
+    """Eagle's figure 4: CLIP-L on 576 patches, ConvNeXt and a 1024-wide MLP are 3347.2 G products."""
+    clip = 576 * (24 * 12 * 1024**2 + 3 * 14**2 * 1024)
+    mlp = 1024 * ((1024 + 3072) * 1024 + 1024**2)
+    assert clip + ConvNeXt().flops().forward / 2 + mlp == pytest.approx(3347.2e9, rel=1e-4)
+
+
 def test_recomputed_blocks_give_the_same_values_and_gradients() -> None:
-    found = []
+    found, runs = [], []
     for recompute in ("none", "full"):
         model = built(BuildContext(torch.float32, recompute=recompute))
+        model.stages[2].blocks[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
         (feature,) = model(tiles())
         feature.values.square().sum().backward()
         found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none", "full", "full"]
     assert all(torch.equal(tensor, found[1][name]) and tensor.any() for name, tensor in found[0].items())
 
 

@@ -155,6 +155,7 @@ def test_full_size() -> None:
     }
     assert spec.parameters() == sum(tensor.numel() for tensor in state.values()) == 304_371_712
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert feature.values.dtype == torch.bfloat16
     assert feature.tiles.shape == (2, 32, 32, 1024) and spec.maps == (("dinov2", -1, 32, 32, 1024),)
 
 
@@ -169,13 +170,21 @@ def test_counts_are_what_torch_counts(shape: dict[str, Any]) -> None:
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
 
 
+def test_flops_are_the_papers() -> None:
+    """Eagle's figure 4: DINOv2 adds 312.7 G products with weights, 1024 more channels of the MLP among them."""
+    flops = Dinov2().flops()
+    assert (flops.weights + flops.entrance) / 2 + 1024**3 == pytest.approx(312.7e9, rel=1e-3)
+
+
 def test_recomputed_layers_give_the_same_values_and_gradients() -> None:
-    found = []
+    found, runs = [], []
     for recompute in ("none", "full"):
         model = built(BuildContext(torch.float32, recompute=recompute))
+        model.encoder.layer[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
         (feature,) = model(tiles())
         feature.values.square().sum().backward()
         found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none", "full", "full"]
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
     assert all(
         tensor.any() for name, tensor in found[0].items() if not name.endswith("k_proj.bias")
