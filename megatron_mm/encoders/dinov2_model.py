@@ -85,7 +85,7 @@ def _model(spec: Dinov2) -> Any:
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         mlp_ratio=spec.ffn // spec.hidden,
-        image_size=spec.trained_size or spec.image_size,
+        image_size=spec.trained_size,
         patch_size=spec.patch_size,
         layer_norm_eps=spec.norm_eps,
         num_register_tokens=spec.registers,

@@ -21,7 +21,7 @@ from megavlm.megatron_mm.encoders.dinov2 import Dinov2
 from megavlm.platform.errors import ConfigError
 
 HERE = BuildContext(torch.float32)
-SHAPE = {"image_size": 28, "trained_size": None, "patch_size": 7, "layers": 3, "hidden": 32, "heads": 4, "ffn": 64}
+SHAPE = {"image_size": 28, "trained_size": 28, "patch_size": 7, "layers": 3, "hidden": 32, "heads": 4, "ffn": 64}
 SHAPE |= {"registers": 3}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Published name -> ours, as transformers renames them while it loads.
