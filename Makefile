@@ -11,7 +11,7 @@ SLURM_TESTS = $(if $(filter tests,$(TESTS)),tests/slurm,$(TESTS))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: venv demo test lint campaign gpu-bundle lock system clean
+.PHONY: venv demo test test-fast test-processes lint campaign gpu-bundle lock system clean
 
 venv: $(VENV)/.ready
 
@@ -30,12 +30,19 @@ demo: venv
 system:
 	@.ci/system-packages
 
-# Fast tests side by side; those on a throw-away Slurm, which mostly wait, eight at a time; those that start processes of
-# their own, or measure time, one after another. A status of 5 says that a folder has no such tests.
+# Two lanes at once, for the second one waits half of its time: fast tests side by side, which give way; and beside them
+# those on a throw-away Slurm, eight at a time, then those that start processes of their own, one after another. A lane
+# that fails does not stop the other; what a command says comes when it is over.
 test: venv system
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
+	@$(MAKE) --jobs=2 --keep-going --output-sync=line --no-print-directory test-fast test-processes
+
+test-fast:
+	nice -n 5 $(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
+
+# A status of 5 says that a folder has no such tests.
+test-processes:
 	$(BIN)/pytest $(SLURM_TESTS) -m "slurm and not multiprocess" -n 8 --maxschedchunk 1 -q || [ $$? -eq 5 ]
 	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q || [ $$? -eq 5 ]
 

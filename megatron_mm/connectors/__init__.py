@@ -9,4 +9,6 @@ CONNECTORS = Registry("connector", {
     "sequence_append": "megavlm.megatron_mm.connectors.sequence_append:SequenceAppend",
     "windows": "megavlm.megatron_mm.connectors.windows:Windows",
     "multi_layer": "megavlm.megatron_mm.connectors.multi_layer:MultiLayer",
+    "mmfuser": "megavlm.megatron_mm.connectors.mmfuser:MMFuser",
+    "deformable": "megavlm.megatron_mm.connectors.deformable:DeformableConnector",
 })  # fmt: skip

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class DeformableConnector(MLPConnector):
-    """Each cell of the first map reads points of all the others around its own place; it is added, and an MLP follows.
+    """Each cell of the first map, at grid x grid, reads points of all others around its own place: x + read, then MLP.
 
     Eagle (arXiv 2408.15998, section 2.4): Mini-Gemini with deformable attention in place of that inside windows. Of its
     shape nothing is published but 1201 M parameters with both encoders, 24 M more than with this one. Here the norms
@@ -30,15 +30,16 @@ class DeformableConnector(MLPConnector):
     """
 
     name: Literal["deformable"] = "deformable"
+    grid: PositiveInt = 32  # cells to a side of the first map, each a query and a token
     heads: PositiveInt = 16  # our guess: unpublished; MMFuser's at the same 1024 channels
     points: PositiveInt = 4  # our guess: unpublished; Deformable DETR's
 
     def tokens_per_tile(self, maps: Sequence[MapShape]) -> int:
-        """As many as the first map has cells; raises ConfigError where there is no other."""
-        return self.attention(maps).queries
+        """The grid's cells, however many maps there are."""
+        return self.grid**2
 
     def attention(self, maps: Sequence[MapShape]) -> Deformable:
-        """The attention between the maps; raises ConfigError as `tokens_per_tile`."""
+        """The attention between the maps; raises ConfigError where there is no other than the first."""
         first, *others = maps
         if not others:
             raise ConfigError(
@@ -47,7 +48,9 @@ class DeformableConnector(MLPConnector):
                 fix="use two or more experts, or the connector mlp",
             )
         require_divisible(first.channels, f"channels of {first.expert}'s map", self.heads, "connector.heads")
-        return Deformable(first.channels, self.heads, self.points, first.grid, tuple(each.grid for each in others))
+        return Deformable(
+            first.channels, self.heads, self.points, (self.grid, self.grid), tuple(each.grid for each in others)
+        )
 
     def parameters(self, maps: Sequence[MapShape], width: int) -> int:
         """Parameters between the maps and `width` of the decoder."""
@@ -61,9 +64,10 @@ class DeformableConnector(MLPConnector):
         return {"fuser": fuser, "projector": self.mlp_parameters(channels, width)}
 
     def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile."""
+        """Forward FLOPs of one tile, without the resizing."""
         channels, attention = maps[0].channels, self.attention(maps).flops()
-        projections = 2.0 * sum(each.rows * each.columns * each.channels * channels for each in maps)
+        values = sum(each.rows * each.columns * each.channels for each in maps[1:])
+        projections = 2.0 * channels * (self.grid**2 * channels + values)
         mlp = self.mlp_flops(self.tokens_per_tile(maps), channels, width)
         return Flops(weights=attention.weights + projections + mlp.weights, mixing=attention.mixing)
 

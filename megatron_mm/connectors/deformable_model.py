@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts import BuildContext, FeatureMap, VisualTokens
 from ..maps import MapShape
+from .common_grid import on_grid
 from .fuser_attention_model import allocated
 from .mlp_model import as_tokens, projector_of
 
@@ -30,13 +31,13 @@ class DeformableFuser(nn.Module):
         self.attention = spec.attention(maps).build()
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        """[n, cells, channels], and each other map [n, its cells, its channels] -> [n, cells, channels]."""
+        """[n, queries, channels], and each other map [n, its cells, its channels] -> [n, queries, channels]."""
         values = [project(each) for project, each in zip(self.level_proj, others, strict=True)]
         return first + self.attention(self.query_proj(first), torch.cat(values, dim=1))
 
 
 class DeformableConnectorModel(MegatronModule):
-    """Feature maps of n tiles -> n * rows * columns visual tokens, of the first map's grid."""
+    """Feature maps of n tiles -> n * grid * grid visual tokens."""
 
     def __init__(self, spec: DeformableConnector, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> None:
         projector = projector_of(spec, ctx, maps[0].channels, width)
@@ -45,13 +46,15 @@ class DeformableConnectorModel(MegatronModule):
             fuser = DeformableFuser(spec, maps)
         self.fuser = allocated(fuser, ctx)
         self.projector = projector
+        self.grid = spec.grid
         self.recompute = ctx.recompute == "full"
 
     def forward(self, features: list[FeatureMap]) -> VisualTokens:
-        """FeatureMaps in the order of `maps` -> VisualTokens with values [n * rows * columns, width]."""
-        maps = [each.tiles.flatten(1, 2) for each in features]
+        """FeatureMaps in the order of `maps` -> VisualTokens with values [n * grid * grid, width]."""
+        asking, *others = features
+        maps = [on_grid(asking, self.grid, self.grid).flatten(1, 2), *(each.tiles.flatten(1, 2) for each in others)]
         fused = checkpoint(self.fuser, *maps, use_reentrant=False) if self.recompute else self.fuser(*maps)
-        return as_tokens(self.projector(fused.flatten(0, 1)), features[0])
+        return as_tokens(self.projector(fused.flatten(0, 1)), asking)
 
 
 def _normed(channels: int, width: int) -> nn.Sequential:

@@ -43,7 +43,7 @@ class DeformableAttention(nn.Module):
     def forward(self, queries: Tensor, values: Tensor) -> Tensor:
         """[n, queries, channels], [n, cells, channels] -> [n, queries, channels].
 
-        Where to look and how much is float32 at least: in bfloat16 places would be a tenth of a cell off.
+        Where to look and how much is float32 at least: bfloat16 would round places on 24 x 24 to a tenth of a cell.
         """
         shape, wide = self.shape, torch.promote_types(queries.dtype, torch.float32)
         many = (len(queries), shape.queries, shape.heads, len(shape.levels), shape.points)

@@ -87,12 +87,12 @@ def _require_layers(maps: Sequence[MapShape], levels: int) -> None:
     if len(maps) != levels + 1:
         raise ConfigError(
             f"mmfuser reads {levels} maps and fuses them into one more, and the encoder gives {len(maps)}: {told}",
-            where="model.encoder.layers",
-            fix=f"name {levels + 1} layers, the last of which is refined, or set connector.levels: {len(maps) - 1}",
+            where="model.encoder.layer",
+            fix=f"list {levels + 1} layers, the last of which is refined, or change connector.levels",
         )
     if len({(m.expert, m.grid, m.channels) for m in maps}) > 1 or len({m.layer for m in maps}) < len(maps):
         raise ConfigError(
             f"mmfuser takes different layers of one expert, on one grid and of one width, not {told}",
-            where="model.encoder.layers",
+            where="model.encoder.layer",
             fix="let one encoder give several of its layers, or choose the connector deformable",
         )

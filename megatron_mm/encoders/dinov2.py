@@ -26,7 +26,7 @@ class Dinov2(Expert):
 
     name: Literal["dinov2"] = "dinov2"
     image_size: PositiveInt = 448
-    trained_size: PositiveInt | None = 518  # what the table of positions is for: resized to image_size; null: the same
+    trained_size: PositiveInt = 518  # what the table of positions is for, which is resized to image_size
     patch_size: PositiveInt = 14
     layers: PositiveInt = 24
     hidden: PositiveInt = 1024
@@ -41,7 +41,7 @@ class Dinov2(Expert):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Dinov2:
         for key in ("image_size", "trained_size"):
-            require_divisible(getattr(self, key) or 0, f"encoder.{key}", self.patch_size, "encoder.patch_size")
+            require_divisible(getattr(self, key), f"encoder.{key}", self.patch_size, "encoder.patch_size")
         require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
         require_divisible(self.ffn, "encoder.ffn", self.hidden, "encoder.hidden")
         return self
@@ -55,7 +55,7 @@ class Dinov2(Expert):
     @property
     def table(self) -> tuple[int, int]:
         """Rows and columns of patches that the table of positions is for."""
-        side = (self.trained_size or self.image_size) // self.patch_size
+        side = self.trained_size // self.patch_size
         return side, side
 
     @property

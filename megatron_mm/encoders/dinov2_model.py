@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
@@ -26,10 +27,8 @@ class Dinov2Model(nn.Module):
 
     def __init__(self, spec: Dinov2, ctx: BuildContext) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.recompute = spec, ctx.recompute == "full"
         model = _model(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
-        if ctx.recompute == "full":
-            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.embeddings, self.encoder, self.layernorm = model.embeddings, model.encoder, model.layernorm
         for table in self.embeddings.parameters(recurse=False):  # class token, registers, positions
             setattr(table, "init_std", 0.02)  # noqa: B010
@@ -41,7 +40,7 @@ class Dinov2Model(nn.Module):
         """uint8 [n, 3, S, S] (float where pixels want a gradient) -> [FeatureMap of [n * rows * columns, hidden]]."""
         spec, x = self.spec, self._embedded(tiles)
         for layer in self.encoder.layer:
-            x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.recompute else layer(x)
         values = self.layernorm(x[:, spec.first_patch :]).reshape(-1, spec.hidden)
         images = torch.arange(len(tiles), device=tiles.device)
         return [FeatureMap(values, spec.grid, images, expert=spec.name, layer=-1)]
@@ -86,7 +85,7 @@ def _model(spec: Dinov2) -> Any:
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         mlp_ratio=spec.ffn // spec.hidden,
-        image_size=spec.trained_size or spec.image_size,
+        image_size=spec.trained_size,
         patch_size=spec.patch_size,
         layer_norm_eps=spec.norm_eps,
         num_register_tokens=spec.registers,

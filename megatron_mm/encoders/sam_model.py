@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
@@ -26,10 +27,8 @@ class SamModel(nn.Module):
 
     def __init__(self, spec: Sam, ctx: BuildContext) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.recompute = spec, ctx.recompute == "full"
         encoder = _encoder(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
-        if ctx.recompute == "full":
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
         self.pos_embed, self.patch_embed = encoder.pos_embed, encoder.patch_embed
         self.layers, self.neck = encoder.layers, encoder.neck
         setattr(self.pos_embed, "init_std", 0.02)  # noqa: B010
@@ -43,7 +42,7 @@ class SamModel(nn.Module):
         (shape,) = self.spec.maps
         x = self._embedded(tiles)
         for layer in self.layers:
-            x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.recompute else layer(x)
         x = F.pixel_unshuffle(self._necked(x), self.spec.unshuffle)
         values = x.permute(0, 2, 3, 1).reshape(-1, shape.channels)
         images = torch.arange(len(tiles), device=tiles.device)

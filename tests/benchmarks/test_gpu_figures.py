@@ -33,7 +33,8 @@ def test_every_part_has_its_figures(folder: Path) -> None:
     figures = json.loads((folder / "figures.json").read_text())
     assert figures["machine"]["device"] == "cpu" and figures["machine"]["dry_run"]
     found = {part: figures[part]["found"] for part in PARTS}
-    assert {row["kernel"] for row in found["kernels"]} == {"tile_normalise", "merge_tokens", "nearest_centroids"}
+    known = {"tile_normalise", "merge_tokens", "nearest_centroids", "deformable_attention"}
+    assert {row["kernel"] for row in found["kernels"]} == known
     assert all(row["floor"] > 0 and set(row["seconds"]) == {"torch", "compile"} for row in found["kernels"])
     assert [row["arithmetic"] for row in found["layers"]] == ["torch bf16"]
     assert [row["segments"] for row in found["attention"]] == [1, 4]

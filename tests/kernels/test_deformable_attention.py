@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from megavlm.kernels.deformable_attention import deformable_attention
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(3, 4), (2, 2), (1, 5)]
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -176,6 +181,17 @@ def test_only_the_gradients_that_are_wanted(triton_device: str) -> None:
     out = deformable_attention(values.detach(), [(2, 2)], locations, weights.detach(), backend="triton")
     push = torch.arange(out.numel(), device=out.device, dtype=torch.float64).cos().view_as(out)
     torch.testing.assert_close(torch.autograd.grad(out, locations, push)[0], wanted[2])
+
+
+def test_the_triton_twin_compiles_for_hopper(triton_device: str, tmp_path: Path) -> None:
+    """The interpreter takes any Python, the compiler does not; it needs no GPU."""
+    chosen = {"PYTHONPATH": str(ROOT / "src"), "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    worker = Path(__file__).with_name("compile_deformable.py")
+    done = subprocess.run(
+        [sys.executable, worker, "bf16"], env=os.environ | chosen, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["_forward", "_points_grad", "_corners", "_values_grad"]
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import torch
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py, also in the processes that it forks
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from megavlm.megatron_mm.backend import initialise
@@ -17,22 +18,16 @@ from megavlm.megatron_mm.flops import Flops
 from megavlm.megatron_mm.maps import MapShape
 from megavlm.platform.errors import ConfigError
 
-WIDTH, TILES, HEADS, POINTS = 6, 2, 2, 3
+WIDTH, TILES, GRID, HEADS, POINTS = 6, 2, 3, 2, 3
 MAPS = [MapShape("clip", -1, 3, 4, 8), MapShape("convnext", -1, 5, 2, 12), MapShape("sam", -1, 1, 6, 4)]
-SPEC = DeformableConnector(heads=HEADS, points=POINTS)
+SPEC = DeformableConnector(grid=GRID, heads=HEADS, points=POINTS)
 
 
-def features(maps: list[MapShape], tiles: int = TILES) -> list[FeatureMap]:
-    draw = torch.Generator().manual_seed(2)
-    return [
-        FeatureMap(torch.randn(tiles * m.rows * m.columns, m.channels, generator=draw), m.grid, torch.arange(tiles),
-                   m.expert, m.layer)
-        for m in maps
-    ]  # fmt: skip
+Features = Callable[[Sequence[MapShape], int], list[FeatureMap]]
 
 
 @torch.no_grad()
-def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+def perturbed(model: nn.Module) -> nn.Module:
     initialise(model, seed=3)
     draw = torch.Generator().manual_seed(4)
     for p in model.parameters():
@@ -62,6 +57,8 @@ def read(level: Tensor, x: float, y: float) -> Tensor:
 def stated(w: dict[str, Tensor], maps: list[FeatureMap], tile: int) -> Tensor:
     """What comes of one tile before the MLP, float64: loops over cells, heads, levels and points."""
     first, *others = (m.tiles[tile].double() for m in maps)
+    resized = F.interpolate(first.permute(2, 0, 1)[None], (GRID, GRID), mode="bilinear", align_corners=True)
+    first = resized[0].permute(1, 2, 0)
     rows, columns, channels = first.shape
     query = normed(w, "query_proj", first)
     values = [linear(w, "attention.value_proj", normed(w, f"level_proj.{i}", x)) for i, x in enumerate(others)]
@@ -82,48 +79,47 @@ def stated(w: dict[str, Tensor], maps: list[FeatureMap], tile: int) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_equals_the_formulas_in_double_precision(one_process: BuildContext, count: int) -> None:
+def test_equals_the_formulas_in_double_precision(one_process: BuildContext, features: Features, count: int) -> None:
     maps = MAPS[:count]
     model = perturbed(SPEC.build(one_process, maps, WIDTH))
-    given = features(maps)
+    given = features(maps, TILES)
     weights = {name.removeprefix("fuser."): p.detach().double() for name, p in model.named_parameters()}
     fused = torch.cat([stated(weights, given, tile) for tile in range(TILES)])
     wanted = linear(weights, "projector.2", F.gelu(linear(weights, "projector.0", fused)))
     tokens = model(given)
     torch.testing.assert_close(tokens.values.double(), wanted, rtol=1e-5, atol=1e-5)
-    assert tokens.segments.tolist() == [0] * 12 + [1] * 12
-    assert SPEC.tokens_per_tile(maps) == 12
+    assert tokens.segments.tolist() == [0] * 9 + [1] * 9
+    assert SPEC.tokens_per_tile(maps) == 9
     assert SPEC.parameters(maps, WIDTH) == sum(p.numel() for p in model.parameters())
     assert SPEC.parts(maps, WIDTH)["fuser"] == sum(p.numel() for p in model.fuser.parameters())
 
 
-def test_flops_are_those_that_torch_counts(one_process: BuildContext) -> None:
+def test_flops_are_those_that_torch_counts(one_process: BuildContext, features: Features) -> None:
     model = perturbed(SPEC.build(one_process, MAPS, WIDTH))
     with FlopCounterMode(display=False) as counter:
-        model(features(MAPS))
-    sampled = 12 * HEADS * POINTS * 2 * 4 * 8 // HEADS  # cells, heads, points, levels, corners, a head's channels
-    assert SPEC.flops(MAPS, WIDTH) == Flops(weights=counter.get_total_flops() / TILES, mixing=2.0 * sampled)
+        model(features(MAPS, TILES))
+    sampled = 9 * HEADS * POINTS * 2 * 4 * 8 // HEADS  # queries, heads, points, levels, corners, a head's channels
+    resizing = 2 * 8 * (3 * 3 * 4 + 3 * 3 * 4)  # from 3 x 4: a matrix for the rows, one for the columns
+    assert SPEC.flops(MAPS, WIDTH) == Flops(counter.get_total_flops() / TILES - resizing, mixing=2.0 * sampled)
 
 
-def test_recomputation_changes_nothing(one_process: BuildContext) -> None:
+def test_recomputation_changes_nothing(one_process: BuildContext, features: Features) -> None:
     grads = []
     for recompute in ("none", "full"):
         model = perturbed(SPEC.build(dataclasses.replace(one_process, recompute=recompute), MAPS, WIDTH))
-        model(features(MAPS)).values.square().sum().backward()
+        model(features(MAPS, TILES)).values.square().sum().backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
     assert all(torch.equal(grads[0][name], grads[1][name]) and grads[0][name].any() for name in grads[0])
 
 
-def test_of_no_tiles_come_no_tokens(one_process: BuildContext) -> None:
-    model = perturbed(SPEC.build(one_process, MAPS, WIDTH))
-    tokens = model(features(MAPS, tiles=0))
-    assert tokens.values.shape == (0, WIDTH)
-    tokens.values.sum().backward()
-    assert not any(p.grad.any() for p in model.parameters())
+def test_of_no_tiles_come_no_tokens(
+    one_process: BuildContext, of_no_tiles: Callable[[nn.Module, Sequence[MapShape], int], None]
+) -> None:
+    of_no_tiles(SPEC.build(one_process, MAPS, WIDTH), MAPS, WIDTH)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="the encoder gives one: clip"):
-        SPEC.tokens_per_tile(MAPS[:1])
+        SPEC.parameters(MAPS[:1], WIDTH)
     with pytest.raises(ConfigError, match="channels of clip's map 9 does not divide by connector.heads 2"):
         SPEC.parameters([MAPS[0]._replace(channels=9), *MAPS[1:]], WIDTH)

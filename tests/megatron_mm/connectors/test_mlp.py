@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,3 +82,11 @@ def test_a_hidden_width_stands_between_layers() -> None:
 def test_a_width_that_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match=r"connector.hidden 24 .*parallel.tp 5"):
         MLP(hidden=24).check(Parallel(tp=5))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_inputs_that_cannot_be_split(one_process: BuildContext, layers: int) -> None:
+    """Of an odd number of linears the first is split over its inputs."""
+    four = dataclasses.replace(one_process, parallel=Parallel(tp=4))
+    with pytest.raises(ConfigError, match=r"channels of the connector's input 6 .*parallel.tp 4"):
+        Projector(four, 6, 8, layers=layers)

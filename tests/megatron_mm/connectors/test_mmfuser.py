@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,17 +29,11 @@ PUBLISHED = [MapShape("clip", layer, 24, 24, 1024) for layer in (3, 8, 13, 18, 2
 KINDS = ["deformable", "global", "linear_sra"]
 
 
-def features(maps: list[MapShape] = MAPS, tiles: int = TILES) -> list[FeatureMap]:
-    draw = torch.Generator().manual_seed(2)
-    return [
-        FeatureMap(torch.randn(tiles * m.rows * m.columns, m.channels, generator=draw), m.grid, torch.arange(tiles),
-                   m.expert, m.layer)
-        for m in maps
-    ]  # fmt: skip
+Features = Callable[[Sequence[MapShape], int], list[FeatureMap]]
 
 
 @torch.no_grad()
-def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+def perturbed(model: nn.Module) -> nn.Module:
     """First weights and then some, so that nothing is zero and the points lie anywhere."""
     initialise(model, seed=3)
     draw = torch.Generator().manual_seed(4)
@@ -121,10 +116,12 @@ def stated(kind: str, w: dict[str, Tensor], maps: list[Tensor], self_attention: 
 
 @pytest.mark.parametrize("self_attention", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_formulas_in_double_precision(one_process: BuildContext, kind: str, self_attention: bool) -> None:
+def test_equals_the_formulas_in_double_precision(
+    one_process: BuildContext, features: Features, kind: str, self_attention: bool
+) -> None:
     spec = MMFuser(**SMALL, attention=kind, self_attention=self_attention)
     model = perturbed(spec.build(one_process, MAPS, WIDTH))
-    maps = features()
+    maps = features(MAPS, TILES)
     weights = {name: p.detach().double() for name, p in model.named_parameters()}
     fused = torch.cat([
         stated(kind, under(weights, "fuser"), [m.tiles[i].flatten(0, 1).double() for m in maps], self_attention)
@@ -157,10 +154,12 @@ def test_the_published_sizes(one_process: BuildContext) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_first_it_is_the_last_layer_and_only_gamma1_learns(one_process: BuildContext, kind: str) -> None:
+def test_at_first_it_is_the_last_layer_and_only_gamma1_learns(
+    one_process: BuildContext, features: Features, kind: str
+) -> None:
     model = MMFuser(**SMALL, attention=kind).build(one_process, MAPS, WIDTH)
     initialise(model, seed=1)
-    *others, last = (m.tiles.flatten(1, 2) for m in features())
+    *others, last = (m.tiles.flatten(1, 2) for m in features(MAPS, TILES))
     fused = model.fuser(last, torch.cat(others, 1))
     assert torch.equal(fused, last)
     (fused * torch.randn(fused.shape, generator=torch.Generator().manual_seed(5))).sum().backward()
@@ -187,12 +186,12 @@ def test_first_offsets_are_a_grid_of_directions(one_process: BuildContext) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recomputation_changes_nothing(one_process: BuildContext, kind: str) -> None:
+def test_recomputation_changes_nothing(one_process: BuildContext, features: Features, kind: str) -> None:
     grads = []
     for recompute in ("none", "full"):
         ctx = dataclasses.replace(one_process, recompute=recompute)
         model = perturbed(MMFuser(**SMALL, attention=kind).build(ctx, MAPS, WIDTH))
-        model(features()).values.square().sum().backward()
+        model(features(MAPS, TILES)).values.square().sum().backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
     assert all(torch.equal(grads[0][name], grads[1][name]) and grads[0][name].any() for name in grads[0])
 
@@ -214,12 +213,10 @@ def test_in_bfloat16_places_stay_exact(one_process: BuildContext) -> None:
     torch.testing.assert_close(found, values, rtol=1e-2, atol=1e-2)
 
 
-def test_of_no_tiles_come_no_tokens(one_process: BuildContext) -> None:
-    model = perturbed(MMFuser(**SMALL).build(one_process, MAPS, WIDTH))
-    tokens = model(features(tiles=0))
-    assert tokens.values.shape == (0, WIDTH)
-    tokens.values.sum().backward()
-    assert not any(p.grad.any() for p in model.parameters())
+def test_of_no_tiles_come_no_tokens(
+    one_process: BuildContext, of_no_tiles: Callable[[nn.Module, Sequence[MapShape], int], None]
+) -> None:
+    of_no_tiles(MMFuser(**SMALL).build(one_process, MAPS, WIDTH), MAPS, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -242,12 +239,12 @@ def test_maps_that_are_not_layers_of_one_expert_are_refused(maps: list[MapShape]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flops_are_those_that_torch_counts(one_process: BuildContext, kind: str) -> None:
+def test_flops_are_those_that_torch_counts(one_process: BuildContext, features: Features, kind: str) -> None:
     """Torch counts no sampled points, and it counts the averaging of linear_sra."""
     spec = MMFuser(**SMALL, attention=kind)
     model = perturbed(spec.build(one_process, MAPS, WIDTH))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(features())
+        model(features(MAPS, TILES))
     told, counted = spec.flops(MAPS, WIDTH), counter.get_total_flops() / TILES
     if kind == "deformable":
         sampled = 12 * 2 * 3 * (2 + 1) * 4 * CHANNELS // 2  # cells, heads, points, levels, corners, a head's channels

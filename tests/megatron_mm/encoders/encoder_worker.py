@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,28 @@ CASES = {
     "other positions": {**BIG, "dummy_heads": 7, "trained_size": 42},
 }
 SPLITS = ["6B with dummy heads", "300M"]
-TOWERS = {
+TOWERS: dict[str, dict[str, Any]] = {
     "internvit": {**BIG, "dummy_heads": 7},
     "clip": {**SMALL, "hidden": 32, "heads": 4, "layers": 3},
     "siglip": {**SMALL, "hidden": 32, "heads": 4, "layers": 3, "layer": -1},
 }
+TOWERS |= {  # of encoders that are whole on every rank, and of one that is split
+    "mixture": {
+        "image_size": SIDE,
+        "experts": {
+            "split": {"name": "internvit", **TOWERS["internvit"]},
+            "clip": {"name": "clip", **TOWERS["clip"], "image_size": 14},
+            "convnext": {"name": "convnext", "image_size": 32, "depths": [1, 1, 1, 1], "dims": [8, 8, 8, 12]},
+        },
+    },
+    "llava_hr": {
+        "image_size": SIDE,
+        "low": {"name": "clip", **TOWERS["clip"], "layer": -1, "class_token": "dropped"},
+        "high": {"name": "internvit", **TOWERS["internvit"]},
+        "after": [1, 2],
+    },
+}
+CONNECTORS = {"mixture": {"name": "channel_concat", "grid": 4}}
 
 
 def tiles(n: int = 3) -> Tensor:
@@ -167,7 +185,7 @@ def tower(name: str, parallel: Parallel) -> VisionTower:
         {
             "tiling": {"tile": SIDE},
             "encoder": {"name": name, **TOWERS[name]},
-            "connector": {"name": "pixel_shuffle_mlp", "hidden": 48},
+            "connector": CONNECTORS.get(name, {"name": "pixel_shuffle_mlp", "hidden": 48}),
             "injection": {"name": "inline"},
             "decoder": {"name": "qwen2", "layers": 1, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96},
         }

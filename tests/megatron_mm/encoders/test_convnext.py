@@ -121,20 +121,22 @@ def test_full_size() -> None:
     shapes, spec = shapes_of(*XXL), ConvNeXt()
     assert len(shapes) == 380
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 846_544_768
-    with torch.device("meta"):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = spec.build(BuildContext(torch.bfloat16))
         (feature,) = model(torch.empty(2, 3, 1024, 1024, dtype=torch.uint8))
+    assert counter.get_total_flops() == 2 * spec.flops().forward
     state = model.state_dict()
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
         name: shape for name, shape in shapes.items() if not name.startswith("head.")
     }
     assert spec.parameters() == sum(tensor.numel() for tensor in state.values()) == 843_391_872
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert feature.values.dtype == torch.bfloat16
     assert feature.tiles.shape == (2, 32, 32, 3072) and spec.maps == (("convnext", -1, 32, 32, 3072),)
 
 
-@pytest.mark.parametrize("spec", [ConvNeXt(**SHAPE), ConvNeXt(image_size=256)], ids=["small", "XXL"])
-def test_counts_are_what_torch_counts(spec: ConvNeXt) -> None:
+def test_counts_are_what_torch_counts() -> None:
+    spec = ConvNeXt(**SHAPE)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = spec.build(HERE)
         model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
@@ -142,13 +144,22 @@ def test_counts_are_what_torch_counts(spec: ConvNeXt) -> None:
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
 
 
+def test_flops_are_the_papers() -> None:
+    """Eagle's figure 4: CLIP-L on 576 patches, ConvNeXt and a 1024-wide MLP are 3347.2 G products."""
+    clip = 576 * (24 * 12 * 1024**2 + 3 * 14**2 * 1024)
+    mlp = 1024 * ((1024 + 3072) * 1024 + 1024**2)
+    assert clip + ConvNeXt().flops().forward / 2 + mlp == pytest.approx(3347.2e9, rel=1e-4)
+
+
 def test_recomputed_blocks_give_the_same_values_and_gradients() -> None:
-    found = []
+    found, runs = [], []
     for recompute in ("none", "full"):
         model = built(BuildContext(torch.float32, recompute=recompute))
+        model.stages[2].blocks[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
         (feature,) = model(tiles())
         feature.values.square().sum().backward()
         found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none", "full", "full"]
     assert all(torch.equal(tensor, found[1][name]) and tensor.any() for name, tensor in found[0].items())
 
 

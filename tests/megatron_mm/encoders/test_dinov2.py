@@ -21,7 +21,7 @@ from megavlm.megatron_mm.encoders.dinov2 import Dinov2
 from megavlm.platform.errors import ConfigError
 
 HERE = BuildContext(torch.float32)
-SHAPE = {"image_size": 28, "trained_size": None, "patch_size": 7, "layers": 3, "hidden": 32, "heads": 4, "ffn": 64}
+SHAPE = {"image_size": 28, "trained_size": 28, "patch_size": 7, "layers": 3, "hidden": 32, "heads": 4, "ffn": 64}
 SHAPE |= {"registers": 3}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Published name -> ours, as transformers renames them while it loads.
@@ -155,13 +155,13 @@ def test_full_size() -> None:
     }
     assert spec.parameters() == sum(tensor.numel() for tensor in state.values()) == 304_371_712
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert feature.values.dtype == torch.bfloat16
     assert feature.tiles.shape == (2, 32, 32, 1024) and spec.maps == (("dinov2", -1, 32, 32, 1024),)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, {"trained_size": None}], ids=["small", "large"])
-def test_counts_are_what_torch_counts(shape: dict[str, Any]) -> None:
+def test_counts_are_what_torch_counts() -> None:
     """Of positions that fit: to resize them is work on weights, which does not grow with the tiles."""
-    spec = Dinov2(**shape)
+    spec = Dinov2(**SHAPE)
     with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model = spec.build(HERE)
         model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
@@ -169,13 +169,21 @@ def test_counts_are_what_torch_counts(shape: dict[str, Any]) -> None:
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
 
 
+def test_flops_are_the_papers() -> None:
+    """Eagle's figure 4: DINOv2 adds 312.7 G products with weights, 1024 more channels of the MLP among them."""
+    flops = Dinov2().flops()
+    assert (flops.weights + flops.entrance) / 2 + 1024**3 == pytest.approx(312.7e9, rel=1e-3)
+
+
 def test_recomputed_layers_give_the_same_values_and_gradients() -> None:
-    found = []
+    found, runs = [], []
     for recompute in ("none", "full"):
         model = built(BuildContext(torch.float32, recompute=recompute))
+        model.encoder.layer[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
         (feature,) = model(tiles())
         feature.values.square().sum().backward()
         found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none", "full", "full"]
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
     assert all(
         tensor.any() for name, tensor in found[0].items() if not name.endswith("k_proj.bias")

@@ -18,7 +18,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(200)]
-TOWERS = ["internvit", "clip", "siglip"]
+TOWERS = ["internvit", "clip", "siglip", "mixture", "llava_hr"]
 SPLITS = ["6B with dummy heads", "300M"]
 
 

@@ -180,7 +180,9 @@ def test_full_size_is_the_papers() -> None:
     """Eagle's Table 4: CLIP + ConvNeXt with LLaVA-HR's adapter and an MLP 1024 -> 4096 -> 4096 have 1219 M."""
     spec = LlavaHr()
     with torch.device("meta"):
-        model = spec.build(BuildContext(torch.bfloat16))
+        model = spec.build(BuildContext(torch.bfloat16)).requires_grad_(False)
+        (feature,) = model(torch.empty(2, 3, 1024, 1024, dtype=torch.uint8))
+    assert (feature.tiles.shape, feature.values.dtype) == ((2, 32, 32, 1024), torch.bfloat16)
     assert sum(p.numel() for p in model.parameters()) == spec.parameters()
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert spec.parts["adapter"] == 48_408_579
@@ -212,11 +214,17 @@ def test_the_second_convolutions_begin_to_learn(one_process: BuildContext) -> No
 
 
 def test_recomputed_layers_give_the_same_gradients() -> None:
-    grads = []
+    grads, runs = [], []
     for recompute in ("none", "full"):
         model = built(spec_of(), BuildContext(torch.float32, recompute=recompute))
+        for inner in (
+            model.low.vision_model.encoder.layers[1].self_attn,
+            model.adapter.align_stages_latent[1].slow_conv,
+        ):
+            inner.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
         model(tiles())[0].values.square().sum().backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none"] * 2 + ["full"] * 4
     assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
     assert all(grad.any() for name, grad in grads[0].items() if not name.endswith("k_proj.bias"))
 

@@ -187,3 +187,50 @@ def test_impossible_mixtures(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         mixture(**options)
     assert re.search(said, f"{error.value}".replace("\n", " "))
+
+
+# Eagle's Figure 4: combination -> millions of parameters, an MLP C -> 1024 -> 1024 included.
+EAGLE = {
+    "clip": {"name": "clip", "image_size": 336, "layer": -1, "class_token": "dropped"},
+    "convnext": "convnext",
+    "sam": "sam",
+    "eva02": "eva02",
+    "pix2struct": "pix2struct",
+    "dinov2": "dinov2",
+}
+X2 = ("clip", "convnext")
+PUBLISHED = {
+    X2: 1155.2,
+    (*X2, "dinov2"): 1460.6,
+    (*X2, "sam"): 1463.9,
+    (*X2, "pix2struct"): 1669.6,
+    (*X2, "eva02"): 1459.6,
+    (*X2, "eva02", "dinov2"): 1765.1,
+    (*X2, "sam", "eva02"): 1768.4,
+    (*X2, "eva02", "pix2struct"): 1974.1,
+    (*X2, "eva02", "pix2struct", "dinov2"): 2279.5,
+    (*X2, "sam", "eva02", "pix2struct"): 2282.8,
+    tuple(EAGLE): 2588.2,
+}
+
+
+@pytest.mark.parametrize("use", PUBLISHED, ids="+".join)
+def test_eagles_combinations_count_what_the_paper_says(use: tuple[str, ...]) -> None:
+    spec = Mixture.parse({"experts": EAGLE, "use": list(use)})
+    channels = sum(shape.channels for shape in spec.maps)
+    mlp = (channels + 1) * 1024 + (1024 + 1) * 1024
+    unused_head = 3072 + 3072 + 3072 * 1024  # of the published ConvNeXt: norm and projection, which are not built
+    assert (spec.parameters() + unused_head + mlp) / 1e6 == pytest.approx(PUBLISHED[use], abs=0.2)
+
+
+def test_full_size() -> None:
+    """mm_hidden_size of the published X4 and X5; the maps are the shapes of what X5's networks give."""
+    keys = [key for key in EAGLE if key != "dinov2"]
+    x4, x5 = (Mixture.parse({"experts": EAGLE, "use": use}) for use in ([k for k in keys if k != "sam"], keys))
+    assert [sum(shape.channels for shape in spec.maps) for spec in (x4, x5)] == [6656, 7680]
+    assert [shape.grid for shape in x5.maps] == [(24, 24), (32, 32), (32, 32), (64, 64), (45, 45)]
+    with torch.device("meta"):
+        model = x5.build(BuildContext(torch.bfloat16)).requires_grad_(False)
+        features = model(torch.empty(1, 3, 1024, 1024, dtype=torch.uint8))
+    assert [tuple(f.values.shape) for f in features] == [(s.rows * s.columns, s.channels) for s in x5.maps]
+    assert {key: sum(p.numel() for p in expert.parameters()) for key, expert in model.experts.items()} == x5.parts

@@ -149,13 +149,21 @@ def test_no_padding_is_the_same_as_padding_and_mask() -> None:
 def test_patches_are_the_processors(side: int, patch: int, budget: int) -> None:
     """Eagle's 1024 px become 720; smaller tiles are enlarged."""
     spec = Pix2Struct(image_size=side, patch_size=patch, max_patches=budget)
-    images = tiles(side)[:1]
-    wanted = processed(images, spec)["flattened_patches"][0]
+    wanted = processed(tiles(side), spec)["flattened_patches"]
     rows, columns = spec.grid
-    ours = flattened_patches(images, patch, spec.grid, torch.float32)[0]
-    assert wanted[: rows * columns, :2].amax(0).tolist() == [rows, columns]
-    assert not wanted[rows * columns :].any()
-    torch.testing.assert_close(ours, wanted[: rows * columns, 2:], rtol=1e-5, atol=1e-5)
+    ours = flattened_patches(tiles(side), patch, spec.grid, torch.float32)
+    assert wanted[:, : rows * columns, :2].amax((0, 1)).tolist() == [rows, columns]
+    assert not wanted[:, rows * columns :].any()
+    torch.testing.assert_close(ours, wanted[:, : rows * columns, 2:], rtol=1e-5, atol=1e-5)
+
+
+def test_the_deviation_of_many_values_is_right() -> None:
+    """To 1e-6: a sum of three million squares in float32 is not."""
+    ours = flattened_patches(tiles(1024), 16, (64, 64), torch.float32)  # where nothing is scaled
+    wanted = tiles(1024).double()
+    wanted = (wanted - wanted.mean((1, 2, 3), keepdim=True)) / wanted.std((1, 2, 3), correction=0, keepdim=True)
+    patches = wanted.view(2, 3, 64, 16, 64, 16).permute(0, 2, 4, 3, 5, 1).reshape(ours.shape).float()
+    torch.testing.assert_close(ours, patches, rtol=1e-6, atol=1e-6)
 
 
 def test_a_tile_of_one_colour_stays_finite() -> None:

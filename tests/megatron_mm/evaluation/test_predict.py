@@ -1,16 +1,14 @@
-"""Teacher forcing against real generation, under every layout: one torchrun on two ranks for all of it."""
+"""Teacher forcing against real generation, under every layout: one start of two ranks for all of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import run_on_ranks
 
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.platform.shards import ShardWriter
@@ -54,15 +52,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, ask: Callable, picture: Ca
         with ShardWriter(work / name) as writer:
             for key, fields in samples:
                 writer.write(key, fields)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    done = subprocess.run(
-        [*command, str(work / "lessons"), str(work / "set"), str(work)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(WORKER, 2, work / "lessons", work / "set", work)
     return json.loads((work / "results.json").read_text())
 
 

@@ -1,4 +1,4 @@
-"""Run by torchrun on two ranks: one small model is taught a few answers, then judged and asked under every layout.
+"""What the ranks of test_predict.py run: a small model is taught a few answers, then judged under every layout.
 
 Writes results.json into the folder given: layout -> {"predictions", "blind", and "generated" for three layouts}.
 """

@@ -1,4 +1,4 @@
-"""What torchrun starts in test_layouts_agree.py: the same asks and texts on every layout of two processes.
+"""What the ranks of test_layouts_agree.py run: the same asks and texts on every layout of two processes.
 
 Writes {layout: {"said", "alone", "scores"}} to the file given; the model is drawn once, and resharded through a
 checkpoint.

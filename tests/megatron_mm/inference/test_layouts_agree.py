@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import run_on_ranks
 
 WORKER = Path(__file__).parent / "inference_worker.py"
 
@@ -16,9 +15,7 @@ WORKER = Path(__file__).parent / "inference_worker.py"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("layouts")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    done = subprocess.run([*command, str(work)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(WORKER, 2, work)
     return json.loads((work / "results.json").read_text())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_batches_counted_in_packs_are_noted(
 @pytest.mark.parametrize("name", list_studies())
 def test_shipped_studies_resolve_and_say_whose_figures_stand_beside(name: str, tmp_path: Path) -> None:
     study = find_study(name).study
-    assert study.published and all("table" in table.source for table in study.published)
+    assert study.published and all(re.search("table|figure", table.source) for table in study.published)
     known = [row.name for row in study.rows() if all(point in INJECTIONS for point in _injections(row.overrides))]
     runs = all_runs(study, tmp_path, known)
     assert len(runs) == len(known) * len(study.seeds) and known

@@ -1,13 +1,12 @@
-"""What torchrun starts in test_overlap.py: the same steps with overlap and without, on layouts of two processes."""
+"""What the ranks of test_overlap.py run: the same steps with overlap and without, on layouts of two processes."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import parallel_worker as shapes
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -28,16 +27,6 @@ TRAINED = {"dp2, frozen tower": ["decoder"], "dp2, frozen decoder": ["connector"
 IMAGES = [True, False, False, True, False]  # with two replicas: 0, 2, 4 and 1, 3, so that only one ends with an image
 STEPS, BUCKET = 4, 2000  # the decoder has some 40,000 parameters
 # Not clipped, since a norm adds up in the order of the buckets: what remains is bit-equal.
-
-
-def _parallel_worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parallel_worker", Path(__file__).parents[1] / "parallel_worker.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-shapes = _parallel_worker()
 
 
 def train(layout: str, overlap: bool, run: RunFolder | None = None, stop: int = STEPS) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""What torchrun starts in test_stalls.py: two replicas, of which one is slow, and then stops answering."""
+"""What the ranks of test_stalls.py run: two replicas, of which one is slow, and then stops answering."""
 
 from __future__ import annotations
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from ranks import load, run_on_ranks
 
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.training.overlap import Overlap
@@ -22,20 +18,10 @@ from megavlm.platform.errors import MegaVLMError
 WORKER = Path(__file__).with_name("overlap_worker.py")
 
 
-def worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("overlap_worker", WORKER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("overlap") / "results.json"
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(WORKER), str(out)], env=env, timeout=150, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(WORKER, 2, out)
     return json.loads(out.read_text())
 
 
@@ -43,7 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.timeout(180)
 def test_steps_are_bit_equal_with_overlap_and_without(results: dict[str, Any]) -> None:
     """Replicas with unequal packs, one of them without images in its last pack, and all of them in the third step."""
-    for layout in worker().LAYOUTS:
+    for layout in load(WORKER).LAYOUTS:
         plain, overlapped = results[layout]
         assert set(plain["buckets"]) == {1}, layout
         assert (max(overlapped["buckets"]) > 1) == (layout != "dp2, frozen decoder"), layout  # the tower's is one
@@ -68,7 +54,7 @@ def test_a_checkpoint_of_several_buckets_goes_on_in_one(results: dict[str, Any])
 
 
 def wrapped_branch(switches: tuple[str, ...]) -> DistributedDataParallel:
-    model = worker().Branch()
+    model = load(WORKER).Branch()
     on = dict.fromkeys(switches, True)
     config = DistributedDataParallelConfig(use_distributed_optimizer=True, bucket_size=70, **on)
     return DistributedDataParallel(config=model.config, ddp_config=config, module=model)
