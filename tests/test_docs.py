@@ -38,6 +38,7 @@ TABLES = {
     "Sources": "megavlm.data_curation.sources:SOURCES",
     "Filters": "megavlm.data_curation.filters:FILTERS",
     "Embedders": "megavlm.data_curation.embedders:EMBEDDERS",
+    "Tilings": "megavlm.platform.images:TILINGS",
     "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",
 }

@@ -19,7 +19,7 @@ from ..data.shares import Grid, Seat, Shares
 from ..tower import VisionTower
 from .own_time import OwnTime
 
-TILES_AT_ONCE = 128  # per pass through the tower; a multiple of what FP8 fills up to
+PIXELS_AT_ONCE = 128 * 448**2  # per pass through the tower: of 448 px as many tiles as FP8 fills up to, and more
 
 
 def seat() -> Seat:
@@ -114,7 +114,8 @@ class Looking:
             config = self.tower.config
             return torch.zeros(0, config.hidden_size, dtype=config.params_dtype, device=tiles.device)
         with torch.set_grad_enabled(self.trains or tiles.requires_grad):
-            return torch.cat([self.tower(part).values for part in tiles.split(TILES_AT_ONCE)])
+            at_once = max(PIXELS_AT_ONCE // (tiles.shape[-2] * tiles.shape[-1]), 1)
+            return torch.cat([self.tower(part).values for part in tiles.split(at_once)])
 
     def _rows(self, values: Tensor, run: range, of: range) -> Tensor:
         """The tokens of a run of tiles, where `values` hold those of the tiles `of`."""

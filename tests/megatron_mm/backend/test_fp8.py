@@ -17,7 +17,7 @@ from megavlm.megatron_mm.backend import fp8
 from megavlm.megatron_mm.config import ModelConfig, Parallel, Stage
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.model import build_model
-from megavlm.megatron_mm.training.encode import TILES_AT_ONCE
+from megavlm.megatron_mm.training.encode import PIXELS_AT_ONCE
 from megavlm.platform.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def test_every_recipe_is_one_of_megatron_cores_and_a_stages() -> None:
     known = {recipe.value for recipe in Fp8Recipe}
     assert set(fp8.RECIPES.values()) <= known and set(fp8.MULTIPLES) == set(fp8.RECIPES.values())
     assert set(fp8.RECIPES) == set(get_args(Stage.model_fields["precision"].annotation)) - {"fp32", "bf16"}
-    assert all(TILES_AT_ONCE % rows == 0 for rows in fp8.MULTIPLES.values())
+    assert all(PIXELS_AT_ONCE // 448**2 % rows == 0 for rows in fp8.MULTIPLES.values())
 
 
 @given(st.integers(1, 40), st.integers(1, 1100), st.sampled_from([1, *fp8.MULTIPLES.values()]))
