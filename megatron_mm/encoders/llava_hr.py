@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from megavlm.platform.config import Config, point
 from megavlm.platform.errors import ConfigError
@@ -14,7 +14,7 @@ from megavlm.platform.errors import ConfigError
 from ..flops import Flops
 from ..maps import MapShape
 from . import ENCODERS
-from .mixture import added
+from .mixture import added, encoder_at
 from .replicated import Replicated
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class LlavaHr(Config):
     high_hidden: PositiveInt | None = None  # between the high map's two convolutions; null: its channels
     kernel: PositiveInt = 7  # side of the depthwise convolution
     gate_hidden: PositiveInt | None = None  # between the gate's two layers; null: half of the ViT's width
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _in_its_place(cls, value: Any, info: ValidationInfo) -> Any:
+        return encoder_at(str(info.field_name), value)
 
     @model_validator(mode="after")
     def _fits(self) -> LlavaHr:

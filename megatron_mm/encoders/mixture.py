@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, field_validator, model_validator
 
 from megavlm.platform.config import Config, point
 from megavlm.platform.errors import ConfigError, did_you_mean
@@ -39,6 +39,13 @@ class Mixture(Config):
     experts: Annotated[dict[Key, point(ENCODERS)], Field(min_length=1)]  # type: ignore[valid-type]
     use: list[str] | None = None  # which of them, in this order: that of channels and tokens. null: all, as written
     normalisation: Literal["own", "shared"] = "own"
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _each_in_its_place(cls, experts: Any) -> Any:
+        if not isinstance(experts, Mapping):
+            return experts
+        return {key: encoder_at(f"experts.{key}", expert) for key, expert in experts.items()}
 
     @model_validator(mode="after")
     def _known(self) -> Mixture:
@@ -91,6 +98,15 @@ class Mixture(Config):
         from .mixture_model import MixtureModel
 
         return MixtureModel(self, ctx)
+
+
+def encoder_at(place: str, value: Any) -> Any:
+    """One encoder of several, written as any point; raises ConfigError that says at which `place` it stands."""
+    try:
+        return TypeAdapter(point(ENCODERS)).validate_python(value)
+    except ConfigError as error:
+        inside = (error.where or "").removeprefix("encoder")
+        raise ConfigError(error.what, where=f"encoder.{place}{inside}", fix=error.fix) from None
 
 
 def added(each: Iterable[Flops]) -> Flops:

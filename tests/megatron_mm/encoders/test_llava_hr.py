@@ -257,6 +257,8 @@ def test_no_tiles() -> None:
         ({"after": [2, 2]}, "layers 1 to 4"),
         ({"after": [5]}, "layers 1 to 4"),
         ({"kernel": 4}, "has no centre"),
+        ({"low": {**LOW, "layer": 5}}, r"where: encoder\.low\.layer"),
+        ({"high": {**HIGH, "dim": 5}}, r"where: encoder\.high\.dim"),
         ({"high": {**HIGH, "image_size": 288}}, "no multiple"),
     ],
 )

@@ -179,7 +179,10 @@ def test_reads_what_it_wrote() -> None:
         ({"experts": {}}, "at least 1"),
         ({"experts": {"a.b": EXPERTS["low"]}}, "should match pattern"),
         ({"experts": {"experts": EXPERTS["low"]}}, "cannot be called"),
-        ({"experts": {"a": {"name": "clpi"}}}, "unknown encoder 'clpi'"),
+        ({"experts": {"a": {"name": "clpi"}}}, "unknown encoder 'clpi'.*where: encoder.experts.a "),
+        ({"experts": {"a": "siglip", "b": {**EXPERTS["low"], "layer": 4}}}, "3 layers.*where: encoder.experts.b.layer"),
+        ({"experts": {"a": "siglip", "b": {**EXPERTS["low"], "layrs": 4}}}, "'layrs'.*where: encoder.experts.b.layrs"),
+        ({"experts": ["clip"]}, "valid dictionary"),
         ({"experts": {"a": Mixture.parse({"experts": EXPERTS})}}, "made of several encoders"),
     ],
 )
