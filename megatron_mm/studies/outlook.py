@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.build import StageData
 from .rounds import Round, most_trials, next_round
 from .runs import VariantRun, all_runs
 from .schema import Study
@@ -47,16 +46,7 @@ def reachable(search: Search) -> list[Combination]:
 
 def _counted(names: Combination, run: VariantRun) -> dict[str, Any]:
     run.plan()
-    return {"combination": list(names), "variant": called(names), "parameters": axes(run)}
-
-
-def axes(run: VariantRun) -> dict[str, int]:
-    """Parameters of the model that a training ends with: by axis, `total`, and `vision`, which published tables give.
-
-    That is encoder and connector together.
-    """
-    counts = StageData.of(run.recipe, run.stages[-1]).model.parameter_counts()
-    return counts | {"vision": counts["encoder"] + counts["connector"]}
+    return {"combination": list(names), "variant": called(names), "parameters": run.axes()}
 
 
 def outlook_lines(told: dict[str, Any]) -> list[str]:

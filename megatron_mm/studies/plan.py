@@ -8,7 +8,7 @@ from typing import Any
 from megavlm.platform.errors import ConfigError
 
 from ..config import Stages
-from .outlook import axes, outlook_lines
+from .outlook import outlook_lines
 from .runs import VariantRun
 from .schema import Study
 from .shared import Sharing
@@ -31,7 +31,7 @@ def planned(study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> dict[
                 "finished": run.finished,
                 "samples": samples(run),
                 "parameters": plan.stages[-1].parameters,
-                "axes": axes(run),
+                "axes": run.axes(),
                 "stages": {stage.name: stage.steps for stage in plan.stages},
                 "taken_over": {name: owner.label for name, owner in sharing.sources(run).items()},
                 "run": str(run.folder.root),

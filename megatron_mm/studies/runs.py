@@ -13,6 +13,7 @@ from megavlm.platform.errors import ConfigError, MegaVLMError, did_you_mean
 from megavlm.platform.runs import RunFolder
 
 from ..config import Stages
+from ..data.build import StageData
 from ..training.plan import Plan, make_plan
 from ..training.stages import chosen, is_finished
 from ..training.verb import MAY_CHANGE
@@ -48,6 +49,14 @@ class VariantRun:
     def command(self) -> list[str]:
         """The arguments of `megavlm` that bring it to its end, or as far as it comes."""
         return ["train", self.base, *self.overrides, "--out", str(self.folder.root), "--json"]
+
+    def axes(self) -> dict[str, int]:
+        """Parameters of the model that it ends with: by axis, `total`, and `vision`, which published tables give.
+
+        That is encoder and connector together.
+        """
+        counts = StageData.of(self.recipe, self.stages[-1]).model.parameter_counts()
+        return counts | {"vision": counts["encoder"] + counts["connector"]}
 
     def plan(self) -> Plan:
         """What `train --dry-run` says; raises what it raises, with the variant's name."""

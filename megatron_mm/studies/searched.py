@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .outlook import axes
 from .rounds import Round
 from .runs import VariantRun
 from .schema import Study
@@ -20,7 +19,7 @@ Curves = dict[str, list[tuple[float, float]]]
 def record(study: Study, rounds: Sequence[Round], runs: Sequence[VariantRun]) -> dict[str, Any]:
     """The search under stable keys. `runs`: the trainings of all that was tried."""
     assert study.search
-    counted = {run.variant: axes(run) for run in runs}
+    counted = {run.variant: run.axes() for run in runs}
     return {
         **study.search.model_dump(mode="json", include={"over", "start", "until"}),
         "candidates": study.search.names,

@@ -66,6 +66,7 @@ def _row(
         "reasons": {str(seed): failed[name, seed] for seed, state in states.items() if state == "failed"},
         "seeds": sorted(of),
         **{count: _over_seeds([getattr(one, count) for one in of.values()]) for count in COUNTS},
+        "axes": runs[0].axes(),
         "scores": {key: told for key in study.scores if (told := _score(key, of, against))},
         "runs": [_run(run, of.get(run.seed), states[run.seed]) for run in runs],
     }
