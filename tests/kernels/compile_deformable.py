@@ -13,6 +13,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from megavlm.kernels import deformable_attention_kernels as kernels
 from megavlm.kernels import deformable_attention_triton as twin
 
 SHAPE = {"HEADS": 2, "LEVELS": 2, "POINTS": 2, "D": 16, "LANES": 16, "ACC": tl.float32}
@@ -32,10 +33,10 @@ def main(element: str) -> None:
     of_values = dict.fromkeys(("values", "out", "grad", "grad_values"), f"*{element}")
     types = of_values | POINTERS | SORTED | {"grad_locations": "*fp32", "grad_weights": "*fp32"}
     types |= {"cell_of": "*i32", "samples": "i32", "nowhere": "i32"}
-    compiled(twin._forward, types, QUERIES=twin.QUERIES)
-    compiled(twin._points_grad, types, QUERIES=twin.QUERIES)
-    compiled(twin._corners, types, SAMPLES=twin.SAMPLES)
-    compiled(twin._values_grad, types, READS=16, ENTRIES=twin.ENTRIES)
+    compiled(kernels.forward, types, QUERIES=twin.QUERIES)
+    compiled(kernels.points_grad, types, QUERIES=twin.QUERIES)
+    compiled(kernels.corners, types, SAMPLES=twin.SAMPLES)
+    compiled(kernels.values_grad, types, READS=16, ENTRIES=twin.ENTRIES)
 
 
 if __name__ == "__main__":
