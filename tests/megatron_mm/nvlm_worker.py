@@ -1,4 +1,4 @@
-"""What torchrun starts in test_parallel_nvlm.py: training steps of NVLM-X and -H on every layout of this world size."""
+"""What the ranks of test_parallel_nvlm.py run: training steps of NVLM-X and -H on every layout of this world size."""
 
 from __future__ import annotations
 

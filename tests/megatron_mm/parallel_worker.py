@@ -1,4 +1,4 @@
-"""What torchrun starts in test_parallel.py: every case trained on every layout of this world size."""
+"""What the ranks of test_parallel.py run: every case trained on every layout of this world size."""
 
 from __future__ import annotations
 

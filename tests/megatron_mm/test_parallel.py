@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import parallel_worker as worker
 import pytest
 import torch
+from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
 
-WORKER = Path(__file__).with_name("parallel_worker.py")
 LAYOUTS = {
     2: ["tp2", "tp2 sequence parallel", "pp2", "pp2 interleaved", "cp2", "dp2"],
     3: ["dp3"],
@@ -36,38 +32,23 @@ CASES = [
 ]  # fmt: skip
 
 
-def worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parallel_worker", WORKER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
     """Per case and step what run_layout tells."""
     torch.set_num_threads(1)
-    results = worker().run_layout(Parallel())
+    results = worker.run_layout(Parallel())
     backend.shutdown()
     return results
 
 
 def start(processes: int, out: Path) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*command, "--nproc-per-node", str(processes), str(WORKER), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=200,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(Path(worker.__file__), processes, out)
     return json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
 def layouts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All layouts of one world size, in one start of torchrun."""
+    """All layouts of one world size, in one start of its ranks."""
     return start(request.param, tmp_path_factory.mktemp("parallel") / "results.json") | {"world": request.param}
 
 

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import nvlm_worker as worker
 import pytest
 import torch
+from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
-
-WORKER = Path(__file__).with_name("nvlm_worker.py")
-
-
-def worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nvlm_worker", WORKER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, list[list[float]]]:
     """Per case and step: loss, gradient norm, tokens, targets; last a number of all logits."""
     torch.set_num_threads(1)
-    results = {case: worker().run_case(Parallel(), *what) for case, what in worker().CASES.items()}
+    results = {case: worker.run_case(Parallel(), *what) for case, what in worker.CASES.items()}
     backend.shutdown()
     return results
 
 
 def layouts(processes: int, out: Path) -> dict[str, Any]:
-    """All layouts of one world size, in one start of torchrun."""
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*command, "--nproc-per-node", str(processes), str(WORKER), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=200,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    """All layouts of one world size, in one start of its ranks."""
+    run_on_ranks(Path(worker.__file__), processes, out)
     return json.loads(out.read_text())
 
 
@@ -57,7 +37,7 @@ def test_x_and_h_train_alike_on_every_layout(
     processes: int, one_process: dict[str, list[list[float]]], tmp_path: Path
 ) -> None:
     found = layouts(processes, tmp_path / "results.json")
-    assert set(found) == set(worker().LAYOUTS[processes])
+    assert set(found) == set(worker.LAYOUTS[processes])
     assert any(len(cases["x"]) == 4 for cases in found.values())
     for layout, cases in found.items():
         for case, wanted in one_process.items():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import nvlm_worker as worker
 import pytest
 import torch
 from hypothesis import given
@@ -30,17 +28,6 @@ from megavlm.platform.images import ImageTiles, places
 
 QWEN_72B = Qwen2(layers=80, hidden=8192, heads=64, kv_heads=8, ffn=29568, vocab=152064)
 YI_34B = Qwen2(layers=60, hidden=7168, heads=56, kv_heads=8, ffn=20480, vocab=64000)
-
-
-def _worker() -> ModuleType:
-    path = Path(__file__).parents[1] / "nvlm_worker.py"
-    spec = importlib.util.spec_from_file_location("nvlm_worker", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worker = _worker()
 X = {"name": "cross_attention", "every": 2}
 H = {"name": "hybrid", "every": 2}
 

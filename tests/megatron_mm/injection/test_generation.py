@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import nvlm_worker as worker
 import pytest
 import torch
 
@@ -15,16 +13,6 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.inference.generate import generate
 from megavlm.megatron_mm.model import build_model
-
-
-def _worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nvlm_worker", Path(__file__).parents[1] / "nvlm_worker.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worker = _worker()
 
 
 def longer(pack: PackedBatch, tokens: list[int]) -> PackedBatch:

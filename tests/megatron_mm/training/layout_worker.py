@@ -1,13 +1,12 @@
-"""What torchrun starts in test_layouts.py: training that goes on from a checkpoint, each time on another layout."""
+"""What the ranks of test_layouts.py run: training that goes on from a checkpoint, each time on another layout."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import parallel_worker as shapes
 import torch.distributed as dist
 
 from megavlm.megatron_mm import backend
@@ -30,17 +29,9 @@ LAYOUTS = [
 OPTIONS = Optimizer.parse({"lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 3, "groups": {"encoder": {"lr": 2e-3}}})
 
 
-def _parallel_worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parallel_worker", Path(__file__).parents[1] / "parallel_worker.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def train(run: RunFolder, parallel: Parallel, stop: int) -> list[list[float]]:
     """From the newest checkpoint, or from nothing, to update `stop`; saves there. Loss and gradient norm by step."""
     backend.init_distributed(parallel, seed=1)
-    shapes = _parallel_worker()
     config = shapes.model_config()
     model = build_model(config, backend.build_context(parallel))
     newest = latest(run, "s")

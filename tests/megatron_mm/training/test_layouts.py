@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import run_on_ranks
 
 WORKER = Path(__file__).with_name("layout_worker.py")
 
@@ -16,12 +14,7 @@ WORKER = Path(__file__).with_name("layout_worker.py")
 @pytest.mark.multiprocess
 @pytest.mark.timeout(280)
 def test_a_checkpoint_fits_any_layout(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(WORKER), str(tmp_path)], env=environment, timeout=250, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(WORKER, 4, tmp_path, seconds=250)
     told = json.loads((tmp_path / "results.json").read_text())
     whole, same, other = told["whole"], told["same"], told["other"]
     assert len(whole) == len(other) == 30
