@@ -98,8 +98,7 @@ def plan_export(
         raise ConfigError(f"the checkpoint's weights are of several dtypes: {said}", fix="choose one with --dtype")
     kind = dtype or kinds.pop()
     beside = fmt.files(spec, str(kind).removeprefix("torch."))  # before the weights: what cannot be said is told first
-    if fmt.order:
-        pairs.sort(key=lambda pair: fmt.order.index(pair.slot.axis))
+    pairs.sort(key=lambda pair: _rank(pair, fmt.order))
     still = [Still(constant) for constant in fmt.constants(spec.model)]  # before: some readers want a part in the end
     return Export(fmt, spec, stored, list(_sharded([*still, *pairs], max_shard, kind)), kind, beside)
 
@@ -160,6 +159,11 @@ def _sharded(pairs: Sequence[Pair | Still], max_shard: int, dtype: torch.dtype) 
         shard.append(pair)
         filled += size
     yield shard
+
+
+def _rank(pair: Pair, order: Sequence[str]) -> int:
+    name = f"{pair.slot.axis}.{pair.slot.name}"
+    return max((place for place, begin in enumerate(order) if name.startswith(begin)), default=-1)
 
 
 def _bytes(pair: Pair | Still, dtype: torch.dtype) -> int:

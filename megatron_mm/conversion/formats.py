@@ -40,7 +40,8 @@ class Format:
     maps: ClassVar[Mapping[str, WeightMap]]  # axis -> map
     loose: ClassVar[frozenset[str]] = frozenset()  # keys of config.json that say nothing about the weights
     marks: ClassVar[tuple[str, ...]] = ()  # tensors by which `import` knows the format where no config.json says it
-    order: ClassVar[tuple[str, ...]] = ()  # of the axes in files; () for the model's own
+    # How names of parameters begin ("connector.fuser."), in the order of files, the longest last; () for the model's
+    order: ClassVar[tuple[str, ...]] = ()
     written: ClassVar[bool] = True  # whether `export` writes it too
 
     def reading(self, names: Collection[str]) -> Format:

@@ -44,8 +44,7 @@ class LlavaLike(Format):
     family: ClassVar[str]  # of its class: architectures
     model_type: ClassVar[str]
     loose = Llama.loose | TRAINING.keys() | {"tokenizer_model_max_length"}
-    # The published order; MMFuser's reader relies on the connector being in the last file.
-    order = ("decoder", "encoder", "connector")
+    order = ("decoder.", "encoder.", "connector.")  # as published
 
     def reading(self, names: Collection[str]) -> Format:
         """With the axes of which something is there: a first stage saves its projector alone (mm_projector.bin)."""

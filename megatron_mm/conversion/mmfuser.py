@@ -36,6 +36,7 @@ class MMFuser(LlavaLike):
     model_type = "llava_llama"
     architectures = ("LlavaLlamaForCausalLM",)
     maps = {"encoder": clip.TOWER.under(CLIP), "connector": FUSER + projector(behind=1), "decoder": LLAMA}
+    order = (*LlavaLike.order, "connector.fuser.gamma")  # the published reader looks for them in the last file
     marks = (f"{PROJECTOR}0.gamma1",)
 
     def fits(self, model: ModelConfig) -> None:

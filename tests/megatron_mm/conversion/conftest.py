@@ -23,7 +23,18 @@ from megavlm.platform.config import load_recipe
 @pytest.fixture(scope="session")
 def worker() -> ModuleType:
     """conversion_worker.py."""
-    spec = importlib.util.spec_from_file_location("conversion_worker", Path(__file__).with_name("conversion_worker.py"))
+    return beside("conversion_worker")
+
+
+@pytest.fixture(scope="session")
+def shapes() -> ModuleType:
+    """published_shapes.py."""
+    return beside("published_shapes")
+
+
+def beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
