@@ -44,7 +44,7 @@ class LlavaLike(Format):
     family: ClassVar[str]  # of its class: architectures
     model_type: ClassVar[str]
     loose = Llama.loose | TRAINING.keys() | {"tokenizer_model_max_length"}
-    order = ("decoder.", "encoder.", "connector.")  # as published
+    order: ClassVar[tuple[str, ...]] = ("decoder.", "encoder.", "connector.")  # as published
 
     def reading(self, names: Collection[str]) -> Format:
         """With the axes of which something is there: a first stage saves its projector alone (mm_projector.bin)."""
