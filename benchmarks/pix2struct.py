@@ -1,9 +1,9 @@
 """`python benchmarks/pix2struct.py`: Pix2Struct's preprocessing as tensor code against the NumPy image processor.
 
 The NumPy way is the released Eagle's: in the forward pass it undoes the normalisation that the experts share, brings
-the tiles to the CPU and runs transformers' processor on one after another. Ours takes the tiles' bytes. Timed alone, and
-inside a mixture of shrunk experts with random weights. The contestants take turns, so that other work on the machine
-disturbs them alike.
+the tiles to the CPU and runs transformers' processor on one after another. Ours takes the tiles' bytes. Timed alone,
+and inside a mixture of shrunk experts with random weights. The contestants take turns, so that other work on the
+machine disturbs them alike.
 """
 
 from __future__ import annotations
