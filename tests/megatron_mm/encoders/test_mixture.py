@@ -122,8 +122,12 @@ def test_a_frozen_expert_keeps_no_graph(recompute: Any) -> None:
         for p in model.parameters():
             p.fill_(0.01)
     model.experts["low"].requires_grad_(False)
+    asked: list[bool] = []
+    for expert in model.experts.values():
+        expert.register_forward_pre_hook(lambda *_: asked.append(torch.is_grad_enabled()))
     with kept() as by_both:
         low, _, high = model(tiles())
+    assert asked == [False, True]
     assert low.values.grad_fn is None and not low.values.requires_grad
     high.values.sum().backward()
     assert all((p.grad is None) == name.startswith("experts.low") for name, p in model.named_parameters())
