@@ -55,11 +55,11 @@ def start(small: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_killed_and_gone_on_with_to_the_same_set(start: Callable[[], subprocess.Popen[str]], tmp_path: Path) -> None:
     runs = {name: RunFolder(tmp_path / "out" / "runs" / name / "seed-1") for name in ("connector", "decoder")}
     both = RunFolder(tmp_path / "out/runs/connector_decoder/seed-1")
-    process, deadline = start(), time.monotonic() + 150
+    process, deadline = start(), time.monotonic() + 240
     while not both.path("metrics.jsonl").exists():  # a step of the second round
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -69,7 +69,7 @@ def test_killed_and_gone_on_with_to_the_same_set(start: Callable[[], subprocess.
     before = {name: run.path("metrics.jsonl").read_bytes() for name, run in runs.items()}
 
     process = start()
-    told, errors = process.communicate(timeout=150)
+    told, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert {name: run.path("metrics.jsonl").read_bytes() for name, run in runs.items()} == before
     assert [len(run.attempts()) for run in (*runs.values(), both)] == [1, 1, 2], "what had ended is not trained again"
