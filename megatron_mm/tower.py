@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.transformer.module import MegatronModule
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .contracts import BuildContext, VisualTokens
+from .encoders.looking import look
 
 
 class VisionTower(MegatronModule):
@@ -29,10 +29,7 @@ class VisionTower(MegatronModule):
 
     def forward(self, tiles: Tensor) -> VisualTokens:
         """A frozen encoder keeps nothing for a backward that won't come."""
-        needs_grad = tiles.requires_grad or any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
-            features = self.encoder(tiles)
-        return self.connector(features)
+        return self.connector(look(self.encoder, tiles))
 
     def sharded_state_dict(self, prefix: str = "", *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights by their global names; those of the first pipeline stage are the ones that are written."""
