@@ -20,7 +20,6 @@ LAYERS = 8  # of a projector, as many as anybody will want
 # Of config.json, what was done in training, and what changes no weight.
 TRAINING = {
     "freeze_mm_mlp_adapter": False,
-    "image_aspect_ratio": "pad",
     "mm_projector_lr": None,
     "mm_vision_select_feature": "patch",
     "tokenizer_padding_side": "right",
@@ -28,6 +27,7 @@ TRAINING = {
     "use_cache": True,
     "use_mm_proj": True,
 }
+ASPECTS = {"pad": "pad", "crop": "square"}  # a square tiling's `fit`, in LLaVA's words
 
 
 def projector(behind: int = 0) -> WeightMap:
@@ -43,7 +43,7 @@ class LlavaLike(Format):
 
     family: ClassVar[str]  # of its class: architectures
     model_type: ClassVar[str]
-    loose = Llama.loose | TRAINING.keys() | {"tokenizer_model_max_length"}
+    loose = Llama.loose | TRAINING.keys() | {"image_aspect_ratio", "tokenizer_model_max_length"}
     order: ClassVar[tuple[str, ...]] = ("decoder.", "encoder.", "connector.")  # as published
 
     def reading(self, names: Collection[str]) -> Format:
@@ -57,6 +57,7 @@ class LlavaLike(Format):
         """What the published classes take for granted."""
         return [
             Demand("decoder.name", ("llama",), "its language model is a LlamaForCausalLM", trained=False),
+            Demand("tiling.name", ("square",), "it shows an image as one square", trained=False),
             Demand("injection.name", ("inline",), "it has no cross-attention", trained=False),
             Demand("injection.tags", ("none",), "it writes no text around an image's tokens"),
         ]
@@ -80,8 +81,12 @@ class LlavaLike(Format):
 
     def files(self, spec: StageData, dtype: str) -> dict[str, bytes]:
         """config.json. The tokenizer's files are the language model's own, as published."""
-        length = {"tokenizer_model_max_length": spec.stage.mixture.sequence_length, "torch_dtype": dtype}
-        return {"config.json": as_json(self.config(spec.model) | length)}
+        told = {
+            "image_aspect_ratio": ASPECTS[spec.model.tiling.fit],
+            "tokenizer_model_max_length": spec.stage.mixture.sequence_length,
+            "torch_dtype": dtype,
+        }
+        return {"config.json": as_json(self.config(spec.model) | told)}
 
 
 def _axis(name: str) -> str:

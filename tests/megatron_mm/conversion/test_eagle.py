@@ -73,7 +73,7 @@ def model_of(use: list[str], sizes: dict[str, Any], decoder: dict[str, Any], **a
     side = sizes["convnext"]["image_size"]
     encoder = {"name": "mixture", "image_size": side, "experts": experts, "use": [KEYS[name] for name in use]}
     return {
-        "tiling": {"tile": side},
+        "tiling": {"name": "square", "tile": side},
         "encoder": encoder | {"normalisation": "shared"} | axes.get("encoder", {}),
         "connector": {"name": "channel_concat", "grid": side // 32} | axes.get("connector", {}),
         "injection": {"name": "inline", "tags": "none"} | axes.get("injection", {}),

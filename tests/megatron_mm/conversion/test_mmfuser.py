@@ -35,7 +35,7 @@ FUSER = 5_190_592  # parameters of the published block
 
 def model_of(sight: dict[str, Any], text: dict[str, Any], layers: list[int], /, **axes: Any) -> dict[str, Any]:
     return {
-        "tiling": {"tile": sight["image_size"]},
+        "tiling": {"name": "square", "tile": sight["image_size"]},
         "encoder": {"name": "clip", **sight, "layer": layers} | axes.get("encoder", {}),
         "connector": {"name": "mmfuser"} | axes.get("connector", {}),
         "injection": {"name": "inline", "tags": "none"},
