@@ -23,6 +23,7 @@ class Source(Config):
     roles: list[str]  # pretraining, sft, text, gate
     tables: list[str]  # of the paper, one for each role
     task: str
+    samples: int | None = None  # as the paper counts them, which is often in thousands
     where: str | None = None  # a page or file
     part: str | None = None  # which configuration of that place
     access: Access = "unknown"

@@ -67,7 +67,8 @@ def _unknown(name: str, demo: bool) -> dict[str, Any]:
 def _readable(row: dict[str, Any]) -> str:
     """Three lines at most: name and roles; place and licence; what is not known."""
     here = {True: "here", False: "not here", None: ""}[row.get("here")]
-    what = ", ".join([*row.get("tables", []), row.get("task", "")]).strip(", ")
+    size = [f"{row['samples']:,} samples"] if row.get("samples") else []
+    what = ", ".join([*row.get("tables", []), row.get("task", ""), *size]).strip(", ")
     place = " ".join(filter(None, [row.get("where"), row.get("part")])) or row["access"]
     reads = {"convert": row.get("converter"), "format": row.get("format")}
     means = "; ".join(f"{key} {value}" for key, value in reads.items() if value)

@@ -18,7 +18,10 @@ from megavlm.platform.cli import main
 from megavlm.platform.config import list_recipes, load_recipe
 
 ROWS = table()
+OF_NVLM = {name: row for name, row in ROWS.items() if row.paper.startswith("NVLM")}
 NVLM = [name for name in list_recipes() if re.fullmatch(r"nvlm-[dxh]-(7b|34b|72b)", name)]
+
+EAGLE_AND_MMFUSER = [name for name in list_recipes() if re.fullmatch(r"(eagle-x\d|mmfuser)-\d+b.*", name)]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -28,8 +31,8 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
 
 def test_as_many_sets_as_the_paper_s_tables_name() -> None:
     """Counted off tables 4 and 6 and section 5.3; table 6's text-only line is one set here, made of the 12."""
-    count = {role: sum(role in row.roles for row in ROWS.values()) for role in ("pretraining", "sft", "text")}
-    tasks = [(row.task, "sft" in row.roles and row.task != "text") for row in ROWS.values()]
+    count = {role: sum(role in row.roles for row in OF_NVLM.values()) for role in ("pretraining", "sft", "text")}
+    tasks = [(row.task, "sft" in row.roles and row.task != "text") for row in OF_NVLM.values()]
     assert (count["pretraining"], count["text"]) == (18, 12)
     each = {task: sum(asked and of == task for of, asked in tasks) for task in dict.fromkeys(of for of, _ in tasks)}
     assert each == {
@@ -52,11 +55,30 @@ def test_as_many_sets_as_the_paper_s_tables_name() -> None:
 
 
 @pytest.mark.parametrize("name", NVLM)
-def test_every_set_of_a_recipe_is_in_the_table_under_its_stage(name: str) -> None:
+def test_every_set_of_nvlm_is_in_the_table_under_its_stage(name: str) -> None:
     stages = load_recipe(name).section("stages").root
     for stage, role in (("pretrain", "pretraining"), ("sft", "sft")):
-        assert set(sets_of(stages[stage])) == {each for each, row in ROWS.items() if role in row.roles}
+        assert set(sets_of(stages[stage])) == {each for each, row in OF_NVLM.items() if role in row.roles}
         assert all("gate" in ROWS[each].roles for each in stages[stage].evaluate.values())
+
+
+@pytest.mark.parametrize("name", EAGLE_AND_MMFUSER)
+def test_every_set_of_eagle_and_mmfuser_is_in_the_table_under_its_role(name: str) -> None:
+    role_of = {"pretrain": {"pretraining"}, "sft": {"sft"}, "sft_aligned": {"sft"}}
+    for stage_name, stage in load_recipe(name).section("stages").root.items():
+        for each in sets_of(stage):
+            assert set(ROWS[each].roles) & role_of.get(stage_name, {"pretraining", "sft"}), f"{stage_name}: {each}"
+
+
+def test_eagle_s_mix_with_what_it_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """Table 1, in thousands."""
+    sets = {row["name"]: row for row in told(capsys, "eagle-x5-7b")["sets"]}
+    parts = {name: row["samples"] // 1000 for name, row in sets.items() if row["roles"] == ["Eagle1.8M"]}
+    assert sorted(parts.values()) == [11, 15, 20, 25, 28, 39, 50, 70, 100, 120, 150, 220, 300, 665]
+    assert parts["eagle-openhermes"] == 300 and parts["eagle-llava"] == 665
+    assert set(sets) - set(parts) == {"llava-595k", "eagle-1800k"} and sets["eagle-1800k"]["samples"] == 1_809_000
+    assert main(["data", "sources", "eagle-x5-7b"]) == 0
+    assert "section 2.1, table 8, captioning, 595,375 samples" in capsys.readouterr().out
 
 
 def test_what_a_row_says_can_be_followed() -> None:
@@ -105,7 +127,7 @@ def test_without_a_recipe_everything_known(
     assert {row["name"] for row in told(capsys)["sets"]} == set(ROWS)
     assert main(["data", "sources", "nvlm-d-72b"]) == 0
     out = capsys.readouterr().out
-    named = sum(row.roles != ["text"] for row in ROWS.values())
+    named = sum(row.roles != ["text"] for row in OF_NVLM.values())
     assert "not here" in out and f"0 of {named} that the recipe names are here" in out
     assert "wants an account" in out and "licence: CC BY-SA 4.0" in out
 
