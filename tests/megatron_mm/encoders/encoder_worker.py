@@ -1,4 +1,4 @@
-"""InternViT as published, in plain torch; and what torchrun starts in test_encoders_parallel.py: two tensor ranks.
+"""InternViT as published, in plain torch; and what the ranks of test_encoders_parallel.py run.
 
 Tensors have the published checkpoint's names and layout; `fill` puts them into a model of ours on any layout.
 """

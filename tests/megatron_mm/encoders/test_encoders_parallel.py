@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -30,15 +28,7 @@ def folder(worker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
     backend.init_distributed(Parallel(), seed=1)
     for name in TOWERS:
         worker.save(worker.tower(name, Parallel()), folder / "one" / name)
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, worker.__file__, str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=150,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
     yield folder
     backend.shutdown()
 
