@@ -41,7 +41,8 @@ def test_a_mini_can_be_planned(name: str) -> None:
     recipe = load_recipe(name)
     plan = make_plan(recipe)
     total = recipe.section("model").parameter_counts()["total"]
-    assert [stage.parameters for stage in plan.stages] == [total] * len(plan.stages)
+    whole = [stage for stage in plan.stages if not recipe.section("stages")[stage.name].model]  # not one expert alone
+    assert len(whole) >= 3 and {stage.parameters for stage in whole} == {total}
 
 
 @pytest.mark.parametrize("name", BUILT)
