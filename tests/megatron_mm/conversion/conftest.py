@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from ranks import load
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,21 +23,13 @@ from megavlm.platform.config import load_recipe
 @pytest.fixture(scope="session")
 def worker() -> ModuleType:
     """conversion_worker.py."""
-    return beside("conversion_worker")
+    return load(Path(__file__).with_name("conversion_worker.py"))
 
 
 @pytest.fixture(scope="session")
 def shapes() -> ModuleType:
     """published_shapes.py."""
-    return beside("published_shapes")
-
-
-def beside(name: str) -> ModuleType:
-    """A module of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(Path(__file__).with_name("published_shapes.py"))
 
 
 @pytest.fixture(scope="session")

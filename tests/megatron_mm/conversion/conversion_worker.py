@@ -1,4 +1,4 @@
-"""What torchrun starts in test_layouts_convert.py: every import loaded on every layout of two processes, and saved.
+"""What the ranks of test_layouts_convert.py run: every import loaded on every layout of two processes, and saved.
 
 Also the small models that the tests of conversions share.
 """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from ranks import run_on_ranks
 from safetensors.torch import load_file
 
 from megavlm.megatron_mm import backend
@@ -47,11 +45,7 @@ def folder(
     for number, case in enumerate(NAMES):
         publish(folder / f"case-{number}", worker, case, publish_language, publish_vision)
     backend.shutdown()
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).with_name("conversion_worker.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(script), str(folder)], env=environment, timeout=150, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    run_on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
     return folder
 
 
