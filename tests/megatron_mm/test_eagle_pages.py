@@ -78,3 +78,12 @@ def split(words: str) -> list[str]:
 @pytest.mark.parametrize(("page", "words"), OVERRIDES)
 def test_every_override_resolves(page: str, words: str) -> None:
     assert load_recipe(FULL[page], split(words)).sections
+
+
+@pytest.mark.parametrize("name", ["eagle-x5-7b", "mmfuser-7b"])
+def test_what_the_architecture_says_of_them(name: str) -> None:
+    page, counts = (DOCS.parent / "ARCHITECTURE.md").read_text(), load_recipe(name).section("model").parameter_counts()
+    summed = " + ".join(f"{counts[axis]:,}" for axis in ("encoder", "connector", "decoder"))
+    told = {"eagle-x5-7b": f"{summed} = {counts['total']:,}",
+            "mmfuser-7b": f"{counts['connector']:,} and {counts['decoder']:,}"}  # fmt: skip
+    assert told[name] in page
