@@ -21,7 +21,7 @@ PACKAGES = ("torch", "megatron-core")
 def campaign(study: str, script: Path, *, each_learns: bool) -> int:
     """Run a shipped study, and write its table beside `script`. 0, or 3 when a bound does not hold.
 
-    `each_learns`: no variant may answer fewer than TIMES_CHANCE times as many as by chance. Without it that is an answer.
+    `each_learns`: no variant may answer fewer than TIMES_CHANCE times as many as by chance. Else that is a finding.
     Its folder is of this commit: the campaign that was stopped goes on, and no figures of another commit are taken.
     """
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
