@@ -16,10 +16,15 @@ import pytest
 
 from megavlm.platform.runs import RunFolder
 
+VIT = {"name": "clip", "image_size": 28, "patch_size": 7, "layers": 1, "hidden": 32, "heads": 4, "ffn": 48, "layer": -1}
+CONV = {"name": "convnext", "image_size": 32, "depths": [1, 1, 1, 1], "dims": [8, 8, 16, 24]}
+MIXTURE = {"name": "mixture", "image_size": 28, "experts": {"vit": VIT, "conv": CONV}}
 # One stage, of few steps, judged by its loss alone: nothing is trained before it, and nothing is answered after it.
 SHORT = [
+    f"model.encoder={json.dumps(MIXTURE)}",
+    "model.connector={name: channel_concat, grid: 2}",
     "stages.language=null",
-    "stages.sft={after: [], gate: null, blind: [], steps: 3, checkpoint: {every: 1}}",
+    "stages.sft={after: [], gate: null, blind: [], steps: 2}",
     "stages.sft.evaluate.text=null",
     "stages.sft.evaluate.vqa=null",
     "stages.sft.parallel.tp=1",
@@ -28,8 +33,8 @@ SHORT = [
 
 @pytest.fixture
 def small(study_tree: dict[str, Any], write_study: Callable[[dict[str, Any]], Path]) -> Path:
-    """Two candidates, each alone, then both: at most three trainings."""
-    search = {"over": "stages.sft.train", "candidates": ["connector", "decoder"], "score": "loss", "better": "lower"}
+    """Two encoders, each alone, then both: three trainings."""
+    search = {"over": "model.encoder.use", "candidates": ["vit", "conv"], "score": "loss", "better": "lower"}
     scores = {"loss": {"stage": "sft", "metric": "loss", "over": 1}}
     tree = {key: study_tree[key] for key in ("question", "recipe")}
     changes = {"overrides": SHORT, "search": search, "scores": scores, "equal": ["steps"], "executor": {"workers": 2}}
@@ -57,8 +62,8 @@ def start(small: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen
 @pytest.mark.multiprocess
 @pytest.mark.timeout(500)
 def test_killed_and_gone_on_with_to_the_same_set(start: Callable[[], subprocess.Popen[str]], tmp_path: Path) -> None:
-    runs = {name: RunFolder(tmp_path / "out" / "runs" / name / "seed-1") for name in ("connector", "decoder")}
-    both = RunFolder(tmp_path / "out/runs/connector_decoder/seed-1")
+    runs = {name: RunFolder(tmp_path / "out" / "runs" / name / "seed-1") for name in ("vit", "conv")}
+    both = RunFolder(tmp_path / "out/runs/vit_conv/seed-1")
     process, deadline = start(), time.monotonic() + 240
     while not both.path("metrics.jsonl").exists():  # a step of the second round
         assert process.poll() is None, process.communicate()
@@ -74,9 +79,9 @@ def test_killed_and_gone_on_with_to_the_same_set(start: Callable[[], subprocess.
     assert {name: run.path("metrics.jsonl").read_bytes() for name, run in runs.items()} == before
     assert [len(run.attempts()) for run in (*runs.values(), both)] == [1, 1, 2], "what had ended is not trained again"
 
-    loss = {name: run.metrics()[-1]["loss"] for name, run in (runs | {"connector_decoder": both}).items()}
+    loss = {name: run.metrics()[-1]["loss"] for name, run in (runs | {"vit_conv": both}).items()}
     alone = min(runs, key=lambda name: loss[name])
     found = json.loads(told)["search"]
-    assert found["kept"] == (["connector", "decoder"] if loss["connector_decoder"] < loss[alone] else [alone])
+    assert found["kept"] == (["vit", "conv"] if loss["vit_conv"] < loss[alone] else [alone])
     tried = {row["variant"]: row["score"] for one in found["rounds"] for row in one["tried"]}
     assert tried == pytest.approx(loss) and len(found["rounds"]) == 2
