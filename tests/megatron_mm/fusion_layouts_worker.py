@@ -111,9 +111,14 @@ def pack(seed: int, case: Case, with_images: bool) -> PackedBatch:
     )
 
 
+def run_layout(parallel: Parallel) -> dict[str, dict[str, Any]]:
+    """What run_case tells of every case."""
+    backend.init_distributed(parallel, seed=1)
+    return {name: run_case(parallel, case) for name, case in CASES.items()}
+
+
 def run_case(parallel: Parallel, case: Case) -> dict[str, Any]:
     """Per step loss, gradient norm, tokens and targets; and the parts of the model that learnt."""
-    backend.init_distributed(parallel, seed=1)
     config = model_config(case)
     model = build_model(config, backend.build_context(parallel))
     backend.initialise(model, seed=5)
@@ -144,8 +149,7 @@ def held(model: VisionLanguageModel) -> dict[str, dict[str, torch.Tensor]]:
 
 def main(out: Path) -> None:
     results = {
-        layout: {name: run_case(Parallel(**options), case) for name, case in CASES.items()}
-        for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
+        layout: run_layout(Parallel(**options)) for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
     }
     if dist.get_rank() == 0:
         out.write_text(json.dumps(results))

@@ -107,8 +107,13 @@ def pack(seed: int, hybrid: bool, with_images: bool = True, lengths: tuple[int, 
     )
 
 
-def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], options: dict[str, str]) -> list[Any]:
+def run_layout(parallel: Parallel) -> dict[str, list[Any]]:
+    """Every case, by step: loss, gradient norm, tokens, targets; last, where inference runs, a number of all logits."""
     backend.init_distributed(parallel, seed=1)
+    return {case: run_case(parallel, *what) for case, what in CASES.items()}
+
+
+def run_case(parallel: Parallel, injection: dict[str, Any], train: list[str], options: dict[str, str]) -> list[Any]:
     config = model_config(injection)
     model = build_model(config, backend.build_context(parallel, **options))
     backend.initialise(model, seed=5)
@@ -137,8 +142,7 @@ def heard(model: VisionLanguageModel, prompt: PackedBatch) -> float:
 
 def main(out: Path) -> None:
     results = {
-        layout: {case: run_case(Parallel(**options), *what) for case, what in CASES.items()}
-        for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
+        layout: run_layout(Parallel(**options)) for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
     }
     if dist.get_rank() == 0:
         out.write_text(json.dumps(results))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.multiprocess
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, dict[str, Any]]:
     torch.set_num_threads(1)
-    results = {name: worker.run_case(Parallel(), case) for name, case in worker.CASES.items()}
+    results = worker.run_layout(Parallel())
     backend.shutdown()
     return results
 
