@@ -91,14 +91,14 @@ def commands(program: str) -> list[Command]:
 
 
 MEGAVLM = commands("megavlm")
-# Cheap and without effect: these are run as they stand. `--dry-run` loads no torch and writes nothing.
-RUNNABLE = [
-    command
+# Cheap and without effect: these are run as they stand, once each. `--dry-run` loads no torch and writes nothing.
+RUNNABLE = {
+    shlex.join(command.words): command
     for command in MEGAVLM
     if command.verb in {"", "--help", "--version", "doctor"}
     or command.verb.startswith("recipes ")
     or {"--dry-run", "--help"} & set(command.words)
-]
+}
 
 
 def shown(command: Command) -> str:
@@ -155,7 +155,7 @@ def test_every_recipe_of_a_command_resolves_with_its_overrides(command):
     assert load_recipe(words[0], overrides).name == words[0]
 
 
-@pytest.mark.parametrize("command", RUNNABLE, ids=shown)
+@pytest.mark.parametrize("command", RUNNABLE.values(), ids=shown)
 def test_cheap_commands_run_as_they_stand(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEGAVLM_RUNS", str(tmp_path / "runs"))
