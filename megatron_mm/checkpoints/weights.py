@@ -17,6 +17,7 @@ from .safe_load import check_index, load_state
 if TYPE_CHECKING:
     from ..model import VisionLanguageModel
 
+MOST_PADDING = 64  # rows of a vocabulary that only make it divide by tensor parallelism
 Skip = Callable[[str, str], bool]
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, dict[str, Any]]  # part of the model -> name -> what megatron-core calls a sharded tensor
@@ -32,7 +33,9 @@ def fill(model: VisionLanguageModel, *folders: Path, skip: Skip = lambda axis, i
     wanted = {part: dict(_wanted(model, state, skip)) for part, state in model.sharded_state_dict().items()}
     shapes = {folder: _shapes(folder) for folder in folders}
     sources = {
-        (part, name): _holder(name, value, shapes) for part, state in wanted.items() for name, value in state.items()
+        (part, name): _holder(name, value, shapes, model.spec.decoder.vocab)
+        for part, state in wanted.items()
+        for name, value in state.items()
     }
     for folder in folders:
         of = {part: {k: v for k, v in state.items() if sources[part, k] == folder} for part, state in wanted.items()}
@@ -54,11 +57,14 @@ def _shapes(folder: Path) -> Shapes:
     return {key: tuple(tensor.global_shape) for key, tensor in load_tensors_metadata(str(folder)).items()}
 
 
-def _holder(name: str, value: Any, shapes: dict[Path, Shapes]) -> Path:
-    """The last checkpoint that holds a weight in its shape."""
-    key, shape = _as_stored(value)
+def _holder(name: str, value: Any, shapes: dict[Path, Shapes], vocab: int) -> Path:
+    """The last checkpoint that holds a weight in its shape; a table may be padded for another layout."""
+    first = _first(value)
+    key, shape = first.key, tuple(first.global_shape)
     for folder in reversed(shapes):
-        if shapes[folder].get(key) == shape:
+        held = shapes[folder].get(key, ())
+        is_padded = first.allow_shape_mismatch and held[1:] == shape[1:] and 0 <= held[0] - vocab < MOST_PADDING
+        if held == shape or is_padded:
             return folder
     where = ", ".join(map(str, shapes))
     others = [held[key] for held in shapes.values() if key in held]
@@ -73,8 +79,7 @@ def _fix(name: str) -> str:
     return f"is it this model's? A stage that begins '{name.partition('.')[0]}' anew names it in `fresh`"
 
 
-def _as_stored(value: Any) -> tuple[str, tuple[int, ...]]:
-    """A weight's name and whole shape in a checkpoint."""
+def _first(value: Any) -> ShardedTensor:
+    """A weight as a checkpoint knows it: its name and whole shape."""
     first = value.build() if isinstance(value, ShardedTensorFactory) else value
-    first = first[0] if isinstance(first, list) else first
-    return first.key, tuple(first.global_shape)
+    return first[0] if isinstance(first, list) else first

@@ -97,10 +97,12 @@ def _over(tree: Tree, origins: dict[str, str], own: Tree, origin: str) -> tuple[
     merged, before = merge(tree, own), dict(leaves(tree))
     own_sources = own.get("sources", {})
     replaced = {leaf for leaf, value in leaves(own) if leaf not in before or before[leaf] != value} - own_sources.keys()
+    left = [leaf for leaf, _ in leaves(merged)]
     if "sources" in merged:
-        merged["sources"] = {key: told for key, told in merged["sources"].items() if key not in replaced}
+        over = replaced | (before.keys() - set(left))
+        merged["sources"] = {key: told for key, told in merged["sources"].items() if key not in over}
     origins = origins | {leaf: origin for leaf, _ in leaves(own)}
-    return merged, {leaf: origins[leaf] for leaf, _ in leaves(merged) if leaf in origins}
+    return merged, {leaf: origins[leaf] for leaf in left if leaf in origins}
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> tuple[Tree, dict[str, str]]:

@@ -76,3 +76,15 @@ def test_a_weight_that_nobody_has(drawn, saved) -> None:
     biased = {"name": "internvit", "qkv_bias": True}
     with pytest.raises(InputError, match="no checkpoint has a weight 'encoder"):
         fill(drawn(3, encoder=biased), folder)
+
+
+def test_a_table_may_be_padded_for_another_layout_and_nothing_more(drawn, saved) -> None:
+    one, decoder = drawn(1), {"name": "qwen2", "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48}
+    shorter, model = saved(one, "one"), drawn(3, decoder={**decoder, "vocab": 95})
+    fill(model, shorter)  # 96 rows: 95 and one that makes them divide by 2
+    tables = (m.stages[0].decoder.embedding.word_embeddings.weight for m in (model, one))
+    assert torch.equal(*(table[:95] for table in tables))
+    with pytest.raises(InputError, match=r"\[97, 32\] here and \[96, 32\] there"):
+        fill(drawn(3, decoder={**decoder, "vocab": 97}), shorter)
+    with pytest.raises(InputError, match=r"\[20, 32\] here and \[96, 32\] there"):
+        fill(drawn(3, decoder={**decoder, "vocab": 20}), shorter)

@@ -184,6 +184,8 @@ def test_a_source_goes_with_the_value_that_it_is_of(write):
         "base: base.yaml\nsources: {seed: 'our guess: why not'}\nseed: 3\ntoy: {encoder: {width: 9}}", "over.yaml"
     )
     assert load_recipe(over).sources == {"seed": "our guess: why not"}
+    removed = write("sources: {toy: {encoder: {rate: paper T2}}}\n" + TOY, "removed.yaml")
+    assert load_recipe(removed, ["toy.encoder={name: large}"]).sources == {}
 
 
 @pytest.mark.parametrize("name", list(list_recipes()))
