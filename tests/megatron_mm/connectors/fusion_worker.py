@@ -1,4 +1,4 @@
-"""What torchrun starts in test_fusions_parallel.py: every connector of several maps on two tensor-parallel ranks."""
+"""What the ranks of test_fusions_parallel.py run: every connector of several maps on two tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ CASES: dict[str, tuple[dict[str, Any], Sequence[MapShape]]] = {
     "average": ({"name": "multi_layer", "mode": "average"}, LAYERS),
     "weighted": ({"name": "multi_layer", "mode": "weighted"}, LAYERS),
     "fpn": ({"name": "multi_layer", "mode": "fpn", "fpn_channels": 5}, LAYERS),
+    "mmfuser": ({"name": "mmfuser", "levels": 2, "heads": 2}, LAYERS),
+    "mmfuser global": ({"name": "mmfuser", "levels": 2, "heads": 2, "attention": "global"}, LAYERS),
+    "mmfuser linear_sra": ({"name": "mmfuser", "levels": 2, "heads": 2, "attention": "linear_sra"}, LAYERS),
+    "deformable": ({"name": "deformable", "grid": 4, "heads": 2}, EXPERTS),
 }
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import load, run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -18,7 +15,7 @@ from megavlm.megatron_mm.config import Parallel
 WORKER = Path(__file__).with_name("fusion_worker.py")
 CASES = [
     "mlp", "mlp of one layer", "mlp of three", "channel_concat", "sequence_append", "windows",
-    "concat", "average", "weighted", "fpn",
+    "concat", "average", "weighted", "fpn", "mmfuser", "mmfuser global", "mmfuser linear_sra", "deformable",
 ]  # fmt: skip
 pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(200)]
 
@@ -26,9 +23,7 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.timeout(200)]
 @pytest.fixture(scope="module")
 def one() -> dict[str, Any]:
     """What one process tells, by case."""
-    spec = importlib.util.spec_from_file_location("fusion_worker", WORKER)
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
+    worker = load(WORKER)
     torch.set_num_threads(1)
     told = worker.run_all(Parallel())
     backend.shutdown()
@@ -37,17 +32,9 @@ def one() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two ranks tell, in one start of torchrun."""
+    """What two ranks tell, in one start."""
     out = tmp_path_factory.mktemp("fusions") / "results.pt"
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(WORKER), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=150,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_on_ranks(WORKER, 2, out, seconds=150)
     return torch.load(out, weights_only=True)
 
 
