@@ -17,7 +17,8 @@ MAIN = "import sys; from megavlm.slurm.preflight.verb import main; sys.exit(main
 
 def preflight(cluster, profile, *words):
     """Exit code and --json answer of one command."""
-    path = profile(environment={"GLOO_SOCKET_IFNAME": "eth0"} if cluster.netns else {}, preflight={"seconds": 100, "worst": WORST})
+    environment = {"GLOO_SOCKET_IFNAME": "eth0"} if cluster.netns else {}
+    path = profile(environment=environment, preflight={"seconds": 100, "worst": WORST})
     command = [sys.executable, "-c", MAIN, "--cluster", str(path), "--out", str(cluster.shared), "--json", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110)
     assert done.stdout, done.stderr
