@@ -1,13 +1,12 @@
-"""Ranks for the tests, as torchrun starts them, forked from one process that has loaded torch and megatron-core.
+"""Ranks for the tests, with the environment that torchrun gives them, and without torchrun's own start.
 
-torchrun loads torch, and so does every rank of it: several seconds of a core each, every time. Here that is done once
-for all tests of a pytest process. torchrun itself is what tests of `megavlm train` and its like start.
+They are spawned, not forked from a process that has loaded torch: one of those starts never ended (a fork beside threads).
+torchrun itself is what tests of `megavlm train` and its like start.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import runpy
 import sys
@@ -22,7 +21,6 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 HOST = "127.0.0.1"
-LOADED_ONCE = ["megavlm.megatron_mm.training.work"]
 LAST_WORDS_SECONDS = 3  # for the other ranks, when one has failed
 
 
@@ -41,11 +39,10 @@ def run_on_ranks(script: Path, processes: int, *words: object, seconds: float = 
     Raises ProcessRaisedException with the traceback of the first rank that fails, once the others are ended, and
     TimeoutError after `seconds`.
     """
-    multiprocessing.set_forkserver_preload(LOADED_ONCE)
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, **_torchruns(processes, store.port)}
     ranks = start_processes(
-        _rank, (environment, str(script), [str(word) for word in words]), processes, False, start_method="forkserver"
+        _rank, (environment, str(script), [str(word) for word in words]), processes, False, start_method="spawn"
     )
     deadline = time.monotonic() + seconds
     try:
