@@ -1,6 +1,6 @@
 """Ranks for the tests, with the environment that torchrun gives them, and without torchrun's own start.
 
-They are spawned, not forked from a process that has loaded torch: one of those starts never ended (a fork beside threads).
+They are spawned, not forked from a process that has loaded torch: one such start did not end in 200 seconds.
 torchrun itself is what tests of `megavlm train` and its like start.
 """
 
