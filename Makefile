@@ -30,20 +30,25 @@ demo: venv
 system:
 	@.ci/system-packages
 
-# Two lanes at once, for the second one waits half of its time: fast tests side by side, which give way; and beside them
-# those on a throw-away Slurm, eight at a time, then those that start processes of their own, one after another. A lane
-# that fails does not stop the other; what a command says comes when it is over.
+# First those on a throw-away Slurm, eight at a time, by themselves: some of them measure the machine. Then two lanes at
+# once, for the second one waits half of its time: fast tests side by side, which give way, and beside them those that start
+# processes of their own, one after another. What fails stops nothing else; what a lane says comes when it is over.
 test: venv system
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --keep-going --no-print-directory test-slurm test-lanes
+
+test-lanes:
 	@$(MAKE) --jobs=2 --keep-going --output-sync=line --no-print-directory test-fast test-processes
 
 test-fast:
 	nice -n 5 $(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
 
 # A status of 5 says that a folder has no such tests.
-test-processes:
+test-slurm:
 	$(BIN)/pytest $(SLURM_TESTS) -m "slurm and not multiprocess" -n 8 --maxschedchunk 1 -q || [ $$? -eq 5 ]
+
+test-processes:
 	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q || [ $$? -eq 5 ]
 
 lint: venv

@@ -11,4 +11,4 @@ from pathlib import Path
 from studied import campaign
 
 if __name__ == "__main__":
-    sys.exit(campaign("nvlm-dxh", Path(__file__), each_learns=True))
+    sys.exit(campaign("nvlm-dxh", Path(__file__)))

@@ -1,6 +1,6 @@
 """Campaign: the study nvlm-tags in full. `make campaign NAME=study_nvlm_tags` writes study_nvlm_tags.md.
 
-Exits with 3 when a variant saw more samples than another. How well each answers is what the study asks.
+Exits with 3 when a variant saw more samples than another, or answers fewer than three times as many as by chance.
 """
 
 from __future__ import annotations
@@ -11,4 +11,4 @@ from pathlib import Path
 from studied import campaign
 
 if __name__ == "__main__":
-    sys.exit(campaign("nvlm-tags", Path(__file__), each_learns=False))
+    sys.exit(campaign("nvlm-tags", Path(__file__)))

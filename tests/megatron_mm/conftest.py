@@ -14,7 +14,7 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import ModelConfig, Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py, also in the processes that it forks
+sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py, also in the processes that it starts
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def _torchruns(processes: int, port: int) -> dict[str, str]:
 
 
 def _rank(number: int, environment: Mapping[str, str], script: str, words: Sequence[str]) -> None:
-    """In the forked process, whose environment is that of the first test that forked one."""
+    """In the new process."""
     os.environ.clear()
     os.environ.update({**environment, "RANK": str(number), "LOCAL_RANK": str(number)})
     torch.set_num_threads(1)
