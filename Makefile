@@ -11,7 +11,7 @@ SLURM_TESTS = $(if $(filter tests,$(TESTS)),tests/slurm,$(TESTS))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: venv demo test test-fast test-processes lint campaign gpu-bundle lock system clean
+.PHONY: venv demo test test-lanes test-fast test-slurm test-processes lint campaign gpu-bundle lock system clean
 
 venv: $(VENV)/.ready
 

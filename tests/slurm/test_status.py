@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -221,7 +220,7 @@ class TestOnSlurm:
         cluster.clear()
 
     def test_two_hundred_runs_cost_one_question_and_less_than_a_second_of_work(
-        self, cluster, root, tmp_path_factory, capsys
+        self, cluster, root, tmp_path_factory, capsys, children_seconds
     ):
         waiting = cluster.submit("--hold", "--array=0-99", script="true")
         for number in range(200):
@@ -255,12 +254,6 @@ class TestOnSlurm:
         assert (states.count("finished"), states.count("blocked"), states.count("lost")) == (20, 100, 80)
         assert min(seconds) < 1.0, seconds
         cluster.clear()
-
-
-def children_seconds() -> float:
-    """CPU seconds of all processes waited for so far: the wall clock also tells what else this machine does."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def wait_until(true, seconds: float = 30) -> None:

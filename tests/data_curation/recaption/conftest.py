@@ -129,6 +129,10 @@ class Proxy:
         elif fault.startswith("slow"):  # "slow", or with seconds: "slow-0.3"
             await asyncio.sleep(float(fault[5:] or 0.1))
             writer.write(response(b"200 OK", CANNED))
+        elif fault.startswith("after"):  # "after-20": once that many questions have come, or never
+            while sum(self.seen.questions.values()) < int(fault[6:]):
+                await asyncio.sleep(0.01)
+            writer.write(response(b"200 OK", CANNED))
         elif fault in NONSENSE:
             writer.write(response(b"200 OK", NONSENSE[fault]))
         elif fault in STATUS or fault.isdigit():

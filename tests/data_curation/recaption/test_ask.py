@@ -111,7 +111,7 @@ def test_an_endpoint_that_is_not_there_is_waited_for_as_long_as_agreed(ask, endp
     assert waited >= 0.4
     with pytest.raises(NoEndpoint):  # the next shard looks once
         ask(one, 5)
-    assert time.monotonic() - started - waited < 0.3
+    assert time.monotonic() - started - waited < waited
     front.listen()
     assert len(ask(one, 5)) == 5
 
@@ -179,22 +179,18 @@ def test_no_question_no_endpoint(page):
 
 
 def test_the_end_of_a_page_leaves_nobody_idle(endpoint, page):
-    """Two answers of each page take long, and as many others as there is room for are under way meanwhile."""
+    """The first answer of the first two pages comes once every other question was asked."""
 
     def plan(count: int, body: bytes) -> str:
-        return "slow-0.5" if b"question 0." in body or b"question 10." in body else "slow-0.05"
+        return "after-60" if b"question 0." in body or b"question 10." in body else "slow-0.05"
 
     front = endpoint(plan)
     pages = [page(10, first) for first in range(0, 60, 10)]
-    started = time.monotonic()
     done = list(captioner(front.url).answer(iter(pages)))
-    took = time.monotonic() - started
     assert done == pages and [sorted(one.answers()) for one in done] == [
         [f"{n:03d}" for n in range(first, first + 10)] for first in range(0, 60, 10)
     ]
-    assert front.seen.most_open == 4
-    # one page after the other: 2 x (0.5 s + 2 rounds) + 4 x 3 rounds of 0.05 s and more
-    assert took < 0.5 + 60 * 0.05 / 3, "each long one costs its own place only"
+    assert front.seen.most_open == 4 and sum(front.seen.questions.values()) == 60, "none was given up and asked again"
 
 
 def test_not_more_pages_are_opened_than_are_taken(endpoint, page):

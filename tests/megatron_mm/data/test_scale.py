@@ -107,12 +107,12 @@ def test_a_step_costs_the_same_among_a_million_rows_and_a_billion(grown):
     def seconds(path: Path) -> float:
         best = []
         for _ in range(7):
-            started = time.perf_counter()
+            started = time.process_time()
             manifest = Manifest(path)
             sets = manifest.open_sets({"a": "/nowhere"})
             last = len(manifest) // ROWS_PER_PART * ROWS_PER_PART // 256 - 1
             packs = manifest.batch(last)
-            best.append(time.perf_counter() - started)
+            best.append(time.process_time() - started)
             assert [pack.row for pack in packs] == list(range(last * 256, last * 256 + 256))
             assert {pack.tokens for pack in packs} == {7} and len(sets["a"]) >= 990_000
         return min(best)
