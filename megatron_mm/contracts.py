@@ -16,21 +16,26 @@ if TYPE_CHECKING:
 
     from .data.amounts import Amounts
     from .data.shares import Shares
+    from .tiles import Tiles
+
+Sizes = tuple[tuple[int, int], ...]  # (height, width), or (rows, columns), of one thing after another
 
 
 @dataclass(frozen=True)
 class FeatureMap:
     """One expert's features of every tile of a micro-batch, tile after tile, row-major inside a tile."""
 
-    values: Tensor  # [tokens, channels], tokens = tiles * rows * columns
-    grid: tuple[int, int]  # rows, columns of one tile
+    values: Tensor  # [tokens, channels], tokens = the sum of the tiles' rows * columns
+    grid: tuple[int, int] | None  # rows, columns of each tile; None where they differ
     images: Tensor  # int64 [tiles]: the tile's index in the micro-batch
     expert: str  # which encoder made it
     layer: int  # which of its layers, -1 for the last
+    grids: Sizes = ()  # rows, columns of each, where they differ
 
     @property
     def tiles(self) -> Tensor:
-        """The values as [tiles, rows, columns, channels]."""
+        """The values as [tiles, rows, columns, channels], where all have one grid."""
+        assert self.grid is not None, "tiles of many sizes"
         rows, columns = self.grid
         return self.values.view(-1, rows, columns, self.values.shape[-1])
 
@@ -88,12 +93,13 @@ class PackedBatch:
     loss_weights: Tensor  # float32 [1, s]; 0 where the label is -100
     position_ids: Tensor  # int64 [1, s], from 0 in every sample
     cu_seqlens: Tensor  # int32 [segments + 1], from 0 to s
-    tiles: Tensor  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
-    visual_index: Tensor  # int64 [k * tokens_per_tile]: positions in the sequence, inline tile after inline tile
+    tiles: Tiles  # uint8 [n, 3, H, W], RGB; n may be 0. Float of the same range where pixels want a gradient
+    visual_index: Tensor  # int64 [inline tiles' tokens]: positions in the sequence, inline tile after inline tile
     inline_tiles: Tensor | None = None  # int64 [k]: the tiles whose tokens stand in the sequence; None for all n
     context: Context | None = None  # None where the injection has none
-    visual: Tensor | None = None  # [n * tokens_per_tile, width]: what was made of the tiles elsewhere, in place of them
+    visual: Tensor | None = None  # [tiles' tokens, width]: what was made of the tiles elsewhere, in place of them
     tag_values: Tensor | None = None  # [t, width]: the embeddings of context.tag_ids, made on the first pipeline stage
+    sizes: Sizes | None = None  # height and width of each tile in pixels, elsewhere or not; None: all are alike
 
     @property
     def length(self) -> int:
@@ -115,14 +121,16 @@ class StepBatch:
 
     packs: list[PackedBatch]
     rows: list[int | None]  # of the manifest, None for a pack that only fills up
-    tiles: Tensor  # uint8 [n, 3, H, W]
+    tiles: Tiles  # uint8 [n, 3, H, W]
     shares: Shares
     problems: tuple[tuple[int, int], ...] = ()
     amounts: Amounts | None = None  # of the whole global batch; None where it comes from no manifest
+    sizes: Sizes | None = None  # height and width of every tile of the global batch, as `shares` numbers them
 
 
 def _moved(of: Any, device: torch.device | str) -> Any:
-    """A dataclass of tensors, and of dataclasses of tensors, on `device`."""
+    """A dataclass of tensors, and of dataclasses of tensors, on `device`; what else it holds stays as it is."""
     values = {f.name: getattr(of, f.name) for f in fields(of)}
-    moved = {k: _moved(v, device) if is_dataclass(v) else v.to(device) for k, v in values.items() if v is not None}
+    moved = {k: v.to(device) for k, v in values.items() if hasattr(v, "to")}
+    moved |= {k: _moved(v, device) for k, v in values.items() if is_dataclass(v) and k not in moved}
     return replace(of, **moved)

@@ -55,13 +55,16 @@ class LanguageStage(MegatronModule):
         """
         mine = own_part(batch) if self.config.context_parallel_size > 1 else batch
         context, sight = self._beside(batch, inference_context)
+        visual = visual_rows(mine)
+        if inference_context is not None:
+            inference_context.visual = visual
         return self.decoder(
             input_ids=mine.tokens,
             position_ids=batch.position_ids,
             attention_mask=None,
             decoder_input=self._decoder_input(mine) if self.pre_process else None,
             labels=_targets(mine) if self.post_process and not gather_logits else None,
-            packed_seq_params=_segments(batch, sight) if inference_context is None else None,
+            packed_seq_params=_segments(batch, sight, visual) if inference_context is None else None,
             extra_block_kwargs={} if context is None else {"context": context},
             inference_context=inference_context,
             runtime_gather_output=True if gather_logits else None,
@@ -182,8 +185,15 @@ def _targets(batch: PackedBatch) -> Tensor | None:
     return None if batch.labels is None else batch.labels.clamp(min=0)
 
 
-def _segments(batch: PackedBatch, sight: Sight | None) -> PackedSeqParams:
-    """Where the samples lie, and who sees what of a context.
+def visual_rows(batch: PackedBatch) -> Tensor:
+    """Bool [b, s]: where a visual token stands, in what this rank holds of a pack under context parallelism."""
+    found = torch.zeros(batch.tokens.shape, dtype=torch.bool, device=batch.tokens.device)
+    found[0, batch.visual_index[batch.visual_index >= 0]] = True
+    return found
+
+
+def _segments(batch: PackedBatch, sight: Sight | None, visual: Tensor) -> PackedSeqParams:
+    """Where the samples lie, where visual tokens stand, and who sees what of a context.
 
     The padded ends are for megatron-core's rotary embedding alone: one run of positions.
     """
@@ -191,6 +201,7 @@ def _segments(batch: PackedBatch, sight: Sight | None) -> PackedSeqParams:
     whole = torch.tensor([0, batch.position_ids.shape[1]], dtype=torch.int32)
     return SightedParams(
         sight=sight,
+        visual=visual[0],
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,
         cu_seqlens_kv=batch.cu_seqlens,

@@ -11,15 +11,15 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.transformer.module import MegatronModule
-from torch import Tensor
 
 from .config import ModelConfig
 from .contracts import BuildContext, VisualTokens
 from .encoders.looking import look
+from .tiles import Tiles
 
 
 class VisionTower(MegatronModule):
-    """uint8 tiles [n, 3, H, W] -> VisualTokens of n * tokens_per_tile."""
+    """uint8 tiles [n, 3, H, W] -> VisualTokens, tile after tile."""
 
     def __init__(self, model: ModelConfig, ctx: BuildContext) -> None:
         connector = model.connector.build(ctx, model.encoder.maps, model.decoder.hidden)
@@ -27,7 +27,7 @@ class VisionTower(MegatronModule):
         self.encoder = model.encoder.build(ctx)
         self.connector = connector
 
-    def forward(self, tiles: Tensor) -> VisualTokens:
+    def forward(self, tiles: Tiles) -> VisualTokens:
         """A frozen encoder keeps nothing for a backward that won't come."""
         return self.connector(look(self.encoder, tiles))
 

@@ -13,7 +13,7 @@ from pydantic import (
 
 from megavlm.platform.config import Config, merge, point, points
 from megavlm.platform.errors import ConfigError, did_you_mean
-from megavlm.platform.images import TILINGS
+from megavlm.platform.images import TILINGS, ImageTiles
 
 from ..connectors import CONNECTORS
 from ..decoders import DECODERS
@@ -41,6 +41,7 @@ class ModelConfig(Config):
                 where="model.tiling.tile",
                 fix=f"set model.tiling.tile={self.encoder.image_size}",
             )
+        self._takes_sizes()
         digits = len(str(self.tiling.most_tiles))
         if self.injection.tags == "1d" and digits > self.injection.tag_digits:
             raise ConfigError(
@@ -50,6 +51,27 @@ class ModelConfig(Config):
                 fix=f"set model.injection.tag_digits={digits}",
             )
         return self
+
+    def _takes_sizes(self) -> None:
+        """Raise ConfigError where tiles differ in size and the model wants them alike."""
+        step = self.tiling.step
+        if step is None:
+            return
+        what = next((axis for axis in ("encoder", "connector") if not getattr(self, axis).any_size), None)
+        what = "injection" if self.injection.has_context else what
+        if what is not None:
+            raise ConfigError(
+                f"tiling '{self.tiling.name}' makes tiles of many sizes, and {what} '{getattr(self, what).name}' wants "
+                "them alike",
+                where="model.tiling.name",
+                fix="choose the tiling dynamic or square, or EVE's encoders and connectors",
+            )
+        if step % self.encoder.cell:
+            raise ConfigError(
+                f"tiling.side_step {step} does not divide by the encoder's cells of {self.encoder.cell} pixels",
+                where="model.tiling.side_step",
+                fix=f"set model.tiling.side_step={-(-step // self.encoder.cell) * self.encoder.cell}",
+            )
 
     @field_validator("objectives")
     @classmethod
@@ -68,8 +90,18 @@ class ModelConfig(Config):
 
     @property
     def tokens_per_tile(self) -> int:
-        """Visual tokens that one tile costs in the decoder, tags not counted."""
+        """Visual tokens that one tile of the encoder's own size costs in the decoder, tags not counted."""
         return self.connector.tokens_per_tile(self.encoder.maps)
+
+    def tile_tokens(self, image: ImageTiles) -> int:
+        """Visual tokens of each tile of an image that is cut like this."""
+        return self.tokens_of(self.tiling.size(image))
+
+    def tokens_of(self, size: tuple[int, int]) -> int:
+        """Visual tokens of a tile of this height and width in pixels."""
+        if self.tiling.step is None:
+            return self.tokens_per_tile
+        return self.connector.tokens_per_tile(self.encoder.at(*size).maps)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
 
-from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
+from .base import Connector
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -37,7 +37,7 @@ def mlp_flops(tokens: int, channels: int, width: int, hidden: int | None = None,
     return Flops(weights=2.0 * tokens * sum(before * after for before, after in widths))
 
 
-class MLPConnector(Config):
+class MLPConnector(Connector):
     """A connector that ends in Linear -> exact GELU -> Linear, with biases (LLaVA-1.5's builder.py: mlp2x_gelu).
 
     A subclass says `tokens_per_tile`, `parameters`, `flops`, `build`, and `parts` where it has some.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
 
-from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
+from .base import Connector
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FACTOR = 2  # a block of FACTOR x FACTOR tokens becomes one
 
 
-class PixelShuffleMLP(Config):
+class PixelShuffleMLP(Connector):
     """LayerNorm(4c) -> Linear(4c, hidden) -> exact GELU -> Linear(hidden, width), linears without bias (NVLM 4.5).
 
     With one layer, as NVLM-X has: LayerNorm(4c) -> Linear(4c, width).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from megavlm.platform.images import ImageTiles
@@ -32,6 +33,7 @@ class Amounts:
     tiles: int
     context_tiles: int = 0  # of them those that are read from beside the sequence
     pairs: int = 0  # of a token and a context tile of its sample
+    cuts: tuple[tuple[ImageTiles, int], ...] = ()  # every way in which images are cut, and how many of them are
 
     @property
     def rows(self) -> range:
@@ -57,4 +59,5 @@ def amounts(packs: Sequence[Pack], sequence_length: int, beside: Beside = lambda
         tiles=sum(entry.tiles for entry in entries),
         context_tiles=sum(contexts),
         pairs=sum(entry.tokens * context for entry, context in zip(entries, contexts, strict=True)),
+        cuts=tuple(Counter(image for entry in entries for image in entry.images).items()),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..contracts import Sizes
 from .context import ContextArrays, side_by_side
 from .encoded import Encoded
 
@@ -16,21 +17,37 @@ GREY = 128
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One sample ready to pack: its tokens, its tiles uint8 [n, 3, side, side] where they come with it, its weight."""
+    """One sample ready to pack: its tokens, its tiles where they come with it, image by image uint8 [n, 3, H, W], its
+    weight; and where tiles differ in size that of each of them, whether they come with it or not."""
 
     encoded: Encoded
-    tiles: np.ndarray
+    tiles: Sequence[np.ndarray]
     weight: float
+    sizes: Sizes = ()
 
     @property
     def bytes(self) -> int:
         """Memory held, roughly."""
-        return self.tiles.nbytes + 10 * len(self.encoded.tokens)
+        return sum(tiles.nbytes for tiles in self.tiles) + 10 * len(self.encoded.tokens)
 
 
-def grey(tiles: int, side: int) -> np.ndarray:
-    """Tiles that show nothing, uint8 [tiles, 3, side, side]."""
-    return np.full((tiles, 3, side, side), GREY, np.uint8)
+def shown(encoded: Encoded, images: Sequence[np.ndarray], weight: float) -> Prepared:
+    """A sample with its images as `Tiling.cut` gives them, uint8 [n, H, W, 3] each."""
+    tiles = [np.ascontiguousarray(image.transpose(0, 3, 1, 2)) for image in images]
+    return Prepared(encoded, tiles, weight, tuple(each.shape[2:] for each in tiles for _ in each))
+
+
+def grey(tiles: int, size: tuple[int, int]) -> np.ndarray:
+    """Tiles that show nothing, uint8 [tiles, 3, height, width]."""
+    return np.full((tiles, 3, *size), GREY, np.uint8)
+
+
+def side_by_side_tiles(images: Sequence[np.ndarray], side: int | None) -> np.ndarray:
+    """Tiles uint8 [n, 3, H, W] of some images, one after the other: [all, 3, side, side], or without a `side`, where
+    they differ in size, their pixels flat."""
+    if side is None:
+        return np.concatenate([np.zeros(0, np.uint8), *(tiles.reshape(-1) for tiles in images)])
+    return np.concatenate([np.zeros((0, 3, side, side), np.uint8), *images])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +55,9 @@ class PackArrays:
     """One packed sequence of s positions; the fields of megatron_mm.contracts.PackedBatch without its batch axis.
 
     tokens, labels, position_ids int64 [s]; loss_weights float32 [s]; cu_seqlens int32 [samples + 1], one more where
-    there is padding; tiles uint8 [n, 3, side, side]; visual_index int64 [k * tokens_per_tile]; inline_tiles int64 [k],
-    None for all n; context: None where no tile can be beside the sequence.
+    there is padding; tiles uint8 [n, 3, side, side]; visual_index int64 [inline tiles' tokens]; inline_tiles int64 [k],
+    None for all n; context: None where no tile can be beside the sequence. Where tiles differ in size they are flat,
+    and `sizes` says height and width of each.
     """
 
     tokens: np.ndarray
@@ -51,14 +69,16 @@ class PackArrays:
     visual_index: np.ndarray
     inline_tiles: np.ndarray | None = None
     context: ContextArrays | None = None
+    sizes: Sizes | None = None
 
 
 def assemble(
-    samples: Sequence[Prepared], length: int, side: int, padding: int, has_context: bool = False
+    samples: Sequence[Prepared], length: int, side: int | None, padding: int, has_context: bool = False
 ) -> PackArrays:
     """Put samples one after the other and fill up to `length` with `padding`, a segment of its own.
 
-    The label of a position is the next token of the same sample where that is to be learnt. `has_context`: the samples
+    The label of a position is the next token of the same sample where that is to be learnt. `side` of a tile in pixels,
+    None where tiles differ in size. `has_context`: the samples
     have contexts, and the pack has one though it be empty. Raises ValueError when the samples do not fit.
     """
     sizes = [len(sample.encoded.tokens) for sample in samples]
@@ -71,7 +91,6 @@ def assemble(
     weights = np.array([*(sample.weight for sample in samples), *(0.0 for _ in tail)], np.float32)
     per_position = np.repeat(weights, [*sizes, *tail])
     visual = np.concatenate([*(sample.encoded.visual for sample in samples), np.zeros(sum(tail), bool)])
-    empty = np.zeros((0, 3, side, side), np.uint8)
     inline, context = _woven([sample.encoded for sample in samples], length) if has_context else (None, None)
     return PackArrays(
         tokens=tokens,
@@ -79,10 +98,11 @@ def assemble(
         loss_weights=np.where(labels == IGNORED, np.float32(0), per_position),
         position_ids=np.concatenate([np.arange(size, dtype=np.int64) for size in [*sizes, *tail]]),
         cu_seqlens=np.cumsum([0, *sizes, *tail]).astype(np.int32),
-        tiles=np.concatenate([empty, *(sample.tiles for sample in samples)]),
+        tiles=side_by_side_tiles([tiles for sample in samples for tiles in sample.tiles], side),
         visual_index=np.flatnonzero(visual).astype(np.int64),
         inline_tiles=inline,
         context=context,
+        sizes=None if side is not None else tuple(size for sample in samples for size in sample.sizes),
     )
 
 

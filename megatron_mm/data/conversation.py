@@ -21,7 +21,7 @@ from .tokenizer import TextTokenizer
 
 
 class Chat:
-    """A template bound to a tokenizer, and to where the tiles of an image go and what they cost.
+    """A template bound to a tokenizer, and to where the tiles of an image go and what each of them costs.
 
     placement(place): a tile's tag, and whether tag and visual tokens stand in the sequence; thumbnail: whether the
     tiling makes thumbnails; has_context: whether tiles can be beside the sequence. Raises ConfigError, naming it, when
@@ -34,7 +34,7 @@ class Chat:
         tokenizer: TextTokenizer,
         placement: Callable[[TilePlace], Placement],
         thumbnail: bool,
-        tokens_per_tile: int,
+        tokens_per_tile: Callable[[ImageTiles], int],
         has_context: bool = False,
     ) -> None:
         self._template, self._tokenizer = template, tokenizer
@@ -62,11 +62,12 @@ class Chat:
         They are as many in the sequence and in the context, with the same tags there, so that all sizes stay.
         """
         parts = Parts(self._tokenizer)
-        for placed in (each for image in images for each in self._placed(image)):
-            if placed.inline:
-                parts.tile(self.tokens_per_tile)
-            else:
-                parts.hidden_tile("" if placed.tag_inline else placed.tag, since=0)
+        for image in images:
+            for tag, tag_inline, inline in self._placed(image):
+                if inline:
+                    parts.tile(self.tokens_per_tile(image))
+                else:
+                    parts.hidden_tile("" if tag_inline else tag, since=0)
         return parts.encoded(self.has_context).padded(length, self._tokenizer.padding)
 
     def _encode(self, pieces: Iterable[Piece], images: Sequence[ImageTiles]) -> Encoded:
@@ -89,7 +90,7 @@ class Chat:
         for tag, tag_inline, inline in self._placed(image):
             if inline:
                 parts.text(before + (tag if tag_inline else ""))
-                parts.tile(self.tokens_per_tile)
+                parts.tile(self.tokens_per_tile(image))
                 before = ""
             elif tag and tag_inline:
                 parts.text(before)

@@ -15,7 +15,7 @@ from megavlm.platform.errors import InputError
 from megavlm.platform.images import Decoded, ImageDecoder, ImageTiles, Tiling
 from megavlm.platform.shards import ShardReader
 
-from .assemble import grey
+from .assemble import grey, side_by_side_tiles
 from .manifest import Entry, Pack
 from .measure import tiles_of
 from .samples import BadSample, image_fields
@@ -53,7 +53,6 @@ class TileLoader:
 
     def __init__(self, sets: Mapping[str, ShardReader], tiling: Tiling, decoder: ImageDecoder) -> None:
         self._sets, self._tiling, self._decoder = sets, tiling, decoder
-        self._nothing = np.zeros((0, 3, tiling.tile, tiling.tile), np.uint8)
         self._cache = _Cache(CACHE_BYTES)
         self._threads = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
         self._alone = threading.Lock()  # a decoder of batches takes one at a time
@@ -61,7 +60,7 @@ class TileLoader:
     def tiles(
         self, images: Iterator[Picture], wanted: range, failed: Callable[[Picture, Entry, InputError], None]
     ) -> np.ndarray:
-        """The tiles `wanted` of those of all images, uint8 [n, 3, side, side].
+        """The tiles `wanted` of those of all images, uint8 [n, 3, side, side], or flat where they differ in size.
 
         Grey ones where an image does not decode, which `failed` is told.
         """
@@ -70,13 +69,14 @@ class TileLoader:
         for picture, found in zip(chosen, self._all(chosen), strict=True):
             if isinstance(found, InputError) and picture.entry is not None:
                 failed(picture, picture.entry, found)
-            shown = found if isinstance(found, np.ndarray) else grey(len(picture.tiles), self._tiling.tile)
+            size = self._tiling.size(picture.cut)
+            shown = found if isinstance(found, np.ndarray) else grey(len(picture.tiles), size)
             run = common(picture.tiles, wanted)
             parts.append(shown[run.start - picture.tiles.start : run.stop - picture.tiles.start])
-        return np.concatenate([self._nothing, *parts])
+        return side_by_side_tiles(parts, self._tiling.side)
 
     def _all(self, chosen: Sequence[Picture]) -> list[np.ndarray | bytes | InputError | None]:
-        """uint8 [n, 3, side, side] of each image, or why there is none; None where none is looked for."""
+        """uint8 [n, 3, height, width] of each image, or why there is none; None where none is looked for."""
         found = list(self._threads.map(self._held_or_read, chosen))
         left = {k: each for k, each in enumerate(found) if isinstance(each, bytes)}
         for k, made in zip(left, self._decoded(list(left.values())), strict=True):

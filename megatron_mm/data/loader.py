@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from megavlm.platform.errors import InputError
-from megavlm.platform.images import ImageDecoder, load_decoder
+from megavlm.platform.images import ImageDecoder, ImageTiles, load_decoder
 from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig
-from ..contracts import Context, PackedBatch, StepBatch
+from ..contracts import Context, PackedBatch, Sizes, StepBatch
+from ..tiles import Tiles, as_tiles
 from .amounts import amounts
 from .assemble import PackArrays, Prepared, assemble, normalised
 from .build import StageData
@@ -30,7 +31,7 @@ from .decoding import Picture, TileLoader, pictures
 from .manifest import Entry, Manifest, Pack, substitute
 from .measure import template
 from .samples import TEXT_FIELDS, BadSample, image_fields, read_messages
-from .shares import Seat, Shares, assign
+from .shares import Grid, Seat, Shares, assign
 from .skips import Skips, batch_of
 from .stand_ins import Bad, Found, Place, StandIns, places_of
 from .templates.base import Template
@@ -64,11 +65,10 @@ class PackLoader:
     ) -> None:
         self._normalisation, self._skips = normalisation, skips
         self._manifest, self._sets, self._report = manifest, sets, report
-        self._chat, self._everywhere = template(model, tokenizer, chat), model.injection.has_context
+        self._chat, self._model = template(model, tokenizer, chat), model
         thumbnail = model.tiling.makes_thumbnails
         self._beside = functools.cache(lambda image: model.injection.context_tiles(image, thumbnail))
-        self._tile, self._padding = model.tiling.tile, tokenizer.padding
-        self._nothing = np.zeros((0, 3, self._tile, self._tile), np.uint8)
+        self._padding = tokenizer.padding
         self._images = TileLoader(sets, model.tiling, load_decoder(decoder))
         self._numbers = {told["name"]: number for number, told in enumerate(manifest.sets)}
         self._bad: frozenset[Bad] = frozenset()  # what all processes know to be unreadable
@@ -84,9 +84,11 @@ class PackLoader:
         stand_ins = StandIns(packs, self._numbers, self._bad)
         replicas = assign([cost(pack) for pack in packs], seat.grid.dp)
         counts = [[packs[k].tiles for k in chosen] for chosen in replicas]
-        shares = Shares(seat.grid, counts, self._everywhere)
         ordered = [packs[k] for chosen in replicas for k in chosen]
-        tiles = self._tiles(ordered, shares.decodes(seat.member, seat.tp, seat.tp_rank), stand_ins)
+        sizes = self._sizes(image for pack in ordered for entry in pack.entries for image in entry.images)
+        shares = shares_of(self._model, seat.grid, counts, sizes)
+        share = shares.decodes(seat.member, seat.tp, seat.tp_rank)
+        tiles = self._tiles(ordered, share, stand_ins)
         dp, pp, cp = seat.grid.place(seat.member)
         mine, tells = [packs[k] for k in replicas[dp]], pp == cp == seat.tp_rank == 0
         made = [self._text(pack, stand_ins, tells) for pack in mine]
@@ -95,7 +97,7 @@ class PackLoader:
         filled = [*made, *(self._assembled([]) for _ in range(missing))]
         self._found[number] = stand_ins.found
         told = amounts(packs, self._manifest.sequence_length, self._beside)
-        return StepBatch(filled, rows, torch.from_numpy(tiles), shares, stand_ins.problems, told)
+        return StepBatch(filled, rows, self._own(tiles, sizes, share), shares, stand_ins.problems, told, sizes)
 
     def settled(self, batch: StepBatch, agree: Agree, seat: Seat = Seat(), micro_batches_of: int = 1) -> StepBatch:  # noqa: B008 - frozen
         """The batch with a substitute in the place of every sample that any process found unreadable, on all alike.
@@ -138,7 +140,7 @@ class PackLoader:
 
     def _assembled(self, samples: Sequence[Prepared]) -> PackedBatch:
         length, has_context = self._manifest.sequence_length, self._chat.has_context
-        arrays = assemble(samples, length, self._tile, self._padding, has_context)
+        arrays = assemble(samples, length, self._model.tiling.side, self._padding, has_context)
         return to_torch(normalised(arrays, self._normalisation))
 
     def _sample(self, where: Place, entry: Entry, stand_ins: StandIns, tells: bool) -> Prepared:
@@ -149,7 +151,8 @@ class PackLoader:
                 return self._encoded(source, entry)
             except InputError as error:
                 stand_ins.fails(source, error, where, tells)
-        return Prepared(self._chat.blank(entry.images, entry.tokens), self._nothing, weight=0.0)
+        sizes = self._sizes(entry.images) or ()
+        return Prepared(self._chat.blank(entry.images, entry.tokens), (), weight=0.0, sizes=sizes)
 
     def _encoded(self, source: Entry, place: Entry) -> Prepared:
         """The tokens of `source`; raises InputError (with a `reason`) when it is not as packed."""
@@ -160,10 +163,22 @@ class PackLoader:
         count = len(encoded.tokens)
         if count > place.tokens or (source is place and count < place.tokens):
             raise BadSample("changed", f"{count} tokens, and {place.tokens} were packed")
-        return Prepared(encoded.padded(place.tokens, self._padding), self._nothing, place.weight)
+        sizes = self._sizes(source.images) or ()
+        return Prepared(encoded.padded(place.tokens, self._padding), (), place.weight, sizes)
+
+    def _sizes(self, images: Iterable[ImageTiles]) -> Sizes | None:
+        """Height and width of each tile of some images, None where all tiles are alike."""
+        tiling = self._model.tiling
+        if tiling.step is None:
+            return None
+        return tuple(tiling.size(image) for image in images for _ in range(image.tiles))
+
+    @staticmethod
+    def _own(tiles: np.ndarray, sizes: Sizes | None, share: range) -> Tiles:
+        return as_tiles(tiles, None if sizes is None else sizes[share.start : share.stop])
 
     def _tiles(self, packs: Sequence[Pack], wanted: range, stand_ins: StandIns) -> np.ndarray:
-        """Tiles `wanted` of those of all packs, uint8 [n, 3, side, side]."""
+        """Tiles `wanted` of those of all packs, uint8 [n, 3, side, side], or flat."""
 
         def failed(picture: Picture, entry: Entry, error: InputError) -> None:
             tells = picture.tiles.start in wanted  # another process may decode others of its tiles
@@ -212,11 +227,19 @@ def cost(pack: Pack) -> float:
     return float(sum(entry.tokens**2 for entry in pack.entries))
 
 
+def shares_of(model: ModelConfig, grid: Grid, counts: Sequence[Sequence[int]], sizes: Sizes | None) -> Shares:
+    """Who looks at which of the tiles: `counts` of them in each pack of each replica, of these `sizes`."""
+    wanted_by: Literal["first", "all"] = "all" if model.injection.has_context else "first"
+    work = None if sizes is None else [model.tokens_of(size) for size in sizes]
+    return Shares(grid, counts, wanted_by, work)
+
+
 def to_torch(arrays: PackArrays) -> PackedBatch:
     """Add the batch axis of one and hand the arrays over without a copy."""
     tensors = _tensors(arrays, ("tokens", "labels", "loss_weights", "position_ids"))
+    tensors["tiles"] = as_tiles(arrays.tiles, arrays.sizes)
     context = None if arrays.context is None else Context(**_tensors(arrays.context, ("tags",)))
-    return PackedBatch(**tensors, context=context)
+    return PackedBatch(**tensors, context=context, sizes=arrays.sizes)
 
 
 def _tensors(arrays: PackArrays | ContextArrays, with_batch_axis: Sequence[str]) -> dict[str, Any]:

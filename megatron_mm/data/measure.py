@@ -43,7 +43,8 @@ class Measured:
 def template(model: ModelConfig, tokenizer: TextTokenizer, written: Template) -> Chat:
     """A recipe's template for a model and its tokenizer: with what its tiles are called and where they go."""
     placement, has_context = model.injection.placement, model.injection.has_context
-    return Chat(written, tokenizer, placement, model.tiling.makes_thumbnails, model.tokens_per_tile, has_context)
+    tokens = functools.lru_cache(4096)(model.tile_tokens)
+    return Chat(written, tokenizer, placement, model.tiling.makes_thumbnails, tokens, has_context)
 
 
 def tiles_of(image: bytes, tiling: Tiling) -> ImageTiles:

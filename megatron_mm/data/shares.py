@@ -1,15 +1,18 @@
 """Who looks at which tile: the global batch's tiles in equal shares over all processes. Arithmetic only, no torch.
 
 A text-only pack beside one of many images, or a replica that got all the images, changes nothing: every process encodes
-as many tiles as any other, to within one. All of them work it out alike, from the number of tiles in each pack.
+as many tiles as any other, to within one; where tiles differ in size as many visual tokens, to within a tile. All of
+them work it out alike, from the tiles of each pack.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Seat:
 class Shares:
     """Tiles are numbered through the global batch: replica after replica, pack after pack, in the packs' order.
 
-    `counts[d][k]`: tiles in pack k of data-parallel replica d.
+    `counts[d][k]`: tiles in pack k of data-parallel replica d. `wanted_by`: the pipeline stages that want the tiles of
+    their replica. `work`: of each tile, how much it costs to look at; None where all cost the same.
     """
 
     grid: Grid
     counts: Sequence[Sequence[int]]
-    everywhere: bool = False  # every pipeline stage wants its replica's tiles, not the first alone
+    wanted_by: Literal["first", "last", "all"] = "first"
+    work: Sequence[int] | None = None
 
     @functools.cached_property
     def ends(self) -> list[int]:
@@ -70,13 +75,27 @@ class Shares:
         """What a member encodes. The members of one replica are neighbours here: most tiles stay within it."""
         dp, pp, cp = self.grid.place(member)
         share = (dp * self.grid.pp + pp) * self.grid.cp + cp
-        return range(share * self.total // self.grid.size, (share + 1) * self.total // self.grid.size)
+        return range(self._share_starts[share], self._share_starts[share + 1])
+
+    @functools.cached_property
+    def _share_starts(self) -> list[int]:
+        """The first tile of each share, and behind the last one how many tiles there are."""
+        size = self.grid.size
+        if self.work is None:
+            return [share * self.total // size for share in range(size + 1)]
+        done = list(accumulate(self.work))
+        return [bisect_right(done, share * sum(self.work) // size) for share in range(size)] + [self.total]
+
+    def wants(self, member: int) -> bool:
+        """Whether it is a pipeline stage that wants the tiles of its replica."""
+        _, pp, _ = self.grid.place(member)
+        return self.wanted_by == "all" or pp == (0 if self.wanted_by == "first" else self.grid.pp - 1)
 
     def needs(self, member: int) -> range:
         """What a member's packs hold: those of its replica on the pipeline stages that want them, else nothing."""
-        dp, pp, _ = self.grid.place(member)
+        dp, _, _ = self.grid.place(member)
         end = self.ends[dp]
-        return range(end - sum(self.counts[dp]), end) if pp == 0 or self.everywhere else range(end, end)
+        return range(end - sum(self.counts[dp]), end) if self.wants(member) else range(end, end)
 
     def decodes(self, member: int, tp: int, tp_rank: int) -> range:
         """Of what a member looks at, what one of its tensor-parallel ranks decodes for the others."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from megavlm.platform.config import Config
-
 from ..maps import MapShape
+from .base import Encoder
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -22,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Expert(Config):
+class Expert(Encoder):
     """An encoder that no layout splits. Under FP8 it stays in bfloat16.
 
     A subclass says `maps`, `parameters`, `flops` and `build`.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape
+from .base import Encoder
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .internvit_model import InternViTModel
 
 
-class InternViT(Config):
+class InternViT(Encoder):
     """Shape of an InternViT, by the published config.json of each.
 
     InternViT-6B-448px-V1-5, the defaults: 45 layers, hidden 3200, 25 heads, ffn 12800, norm rms, qk_norm, no qkv_bias,

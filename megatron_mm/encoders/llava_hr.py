@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from megavlm.platform.config import Config, point
+from megavlm.platform.config import point
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..maps import MapShape
 from . import ENCODERS
+from .base import Encoder
 from .mixture import added, encoder_at
 from .replicated import Replicated
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 LOW = {"name": "clip", "image_size": 448, "trained_size": 336, "layer": -1, "class_token": "dropped"}
 
 
-class LlavaHr(Config):
+class LlavaHr(Encoder):
     """A ViT at low resolution (`low`) into which the last map of a second encoder (`high`) is written.
 
     As published (multipath_encoder_wapper.py): after each layer in `after` an adapter adds the high map, projected by a

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contracts import FeatureMap
 from ..maps import MapShape
+from ..tiles import Tiles
 
 
 def at_side(tiles: Tensor, side: int) -> Tensor:
@@ -27,7 +28,7 @@ def at_side(tiles: Tensor, side: int) -> Tensor:
     return F.interpolate(tiles.float(), size=(side, side), mode="bilinear", align_corners=True)
 
 
-def look(expert: nn.Module, tiles: Tensor) -> list[FeatureMap]:
+def look(expert: nn.Module, tiles: Tiles) -> list[FeatureMap]:
     """The expert's feature maps. One whose weights are all frozen keeps nothing for a backward that won't come."""
     needs_grad = tiles.requires_grad or any(p.requires_grad for p in expert.parameters())
     with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):

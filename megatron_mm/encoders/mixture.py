@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, field_validator, model_validator
 
-from megavlm.platform.config import Config, point
+from megavlm.platform.config import point
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from ..flops import Flops
 from ..maps import MapShape
 from . import ENCODERS
+from .base import Encoder
 from .expert import CLIP_MEAN, CLIP_STD
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]  # a module's name, and a part's
 
 
-class Mixture(Config):
+class Mixture(Encoder):
     """Experts by names of one's own, each of which sees the tile resized to its own `image_size`.
 
     Out come the maps of all, in the order of `use`, each with the expert's key in place of its name.

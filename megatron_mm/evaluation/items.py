@@ -18,7 +18,7 @@ from megavlm.platform.errors import InputError
 from megavlm.platform.images import ImageTiles, Tiling, decode
 from megavlm.platform.shards import ShardReader
 
-from ..data.assemble import Prepared
+from ..data.assemble import Prepared, shown
 from ..data.conversation import Chat
 from ..data.encoded import Encoded
 from ..data.measure import tiles_of
@@ -92,9 +92,7 @@ def derange(items: Sequence[Item]) -> list[Item]:
 def prepare_item(reader: ShardReader, item: Item, chat: Chat, tiling: Tiling) -> Prepared:
     """Decode and tile the item's images; raises InputError (with a `reason`) when one does not decode."""
     raw = [read_conversation(reader.read(image.sample)).images[image.place] for image in item.images]
-    tiles = [tiling.cut(decode(data)) for data in raw]
-    stacked = np.concatenate([np.zeros((0, tiling.tile, tiling.tile, 3), np.uint8), *tiles])
-    return Prepared(item.encode(chat), np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=1.0)
+    return shown(item.encode(chat), [tiling.cut(decode(data)) for data in raw], weight=1.0)
 
 
 def _read(reader: ShardReader, index: int, key: str, tiling: Tiling) -> Item | Prediction:

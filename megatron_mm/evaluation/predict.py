@@ -74,8 +74,8 @@ class Packer:
         """Decode, tile and lay side by side."""
         problems: dict[str, str] = {}
         prepared = [self._prepare(item, problems) for item in items]
-        tile, has_context = self._model.tiling.tile, self._chat.has_context
-        arrays = assemble(prepared, self.length, tile, self._padding, has_context)
+        side, has_context = self._model.tiling.side, self._chat.has_context
+        arrays = assemble(prepared, self.length, side, self._padding, has_context)
         labels = torch.from_numpy(arrays.labels).to(device())
         # Without labels the model gives logits instead of losses.
         return Pack(dataclasses.replace(to_torch(arrays), labels=None).to(device()), labels, items, problems)
@@ -86,7 +86,11 @@ class Packer:
         except InputError as error:
             problems[item.id] = getattr(error, "reason", "unreadable")
             encoded = item.encode(self._chat)
-            return Prepared(encoded, grey(encoded.tiles, self._model.tiling.tile), weight=0.0)
+            size = self._model.tiling.size
+            tiles = [grey(image.tiles.tiles, size(image.tiles)) for image in item.images]
+            return Prepared(
+                encoded, tiles, 0.0, tuple(size(image.tiles) for image in item.images for _ in range(image.tiles.tiles))
+            )
 
 
 def evaluate_suite(

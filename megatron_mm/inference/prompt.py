@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from megavlm.platform.errors import InputError
@@ -12,7 +11,7 @@ from megavlm.platform.images import decode
 
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
-from ..data.assemble import Prepared, assemble
+from ..data.assemble import assemble, shown
 from ..data.loader import to_torch
 from ..data.measure import template, tiles_of
 from ..data.samples import IMAGE_MARK, Message
@@ -37,12 +36,10 @@ def encode_prompt(
     data: DataConfig,
 ) -> PackedBatch:
     """A batch of the prompt's tokens, ending with an open assistant turn. Raises InputError for an unreadable image."""
-    tiles = [model.tiling.cut(decode(image)) for image in images]
     chat = template(model, tokenizer, data.template)
     encoded = chat.prompt(messages, [tiles_of(image, model.tiling) for image in images])
-    stacked = np.concatenate([np.zeros((0, model.tiling.tile, model.tiling.tile, 3), np.uint8), *tiles])
-    prepared = Prepared(encoded, np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)), weight=0.0)
-    return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.tile, tokenizer.padding, chat.has_context))
+    prepared = shown(encoded, [model.tiling.cut(decode(image)) for image in images], weight=0.0)
+    return to_torch(assemble([prepared], len(encoded.tokens), model.tiling.side, tokenizer.padding, chat.has_context))
 
 
 def next_tokens(tokens: Sequence[int], position: int, like: PackedBatch) -> PackedBatch:

@@ -25,9 +25,10 @@ Sight = list[SampleSight]  # rows that stand in none of them see nothing
 
 @dataclasses.dataclass
 class SightedParams(PackedSeqParams):
-    """What the layers are told of a pack, with who sees what of its context: megatron-core hands only this through."""
+    """What the layers are told of a pack, besides where its samples lie: megatron-core hands only this through."""
 
-    sight: Sight | None = None
+    sight: Sight | None = None  # who sees what of its context
+    visual: Tensor | None = None  # bool [s / cp]: of the rows held here those where a visual token stands
 
 
 def sight(context: Context, widths: Tensor, positions: Tensor, tag_mask: bool = True) -> Sight:

@@ -20,6 +20,7 @@ from ..data.build import StageData
 from ..data.manifest import Manifest, Pack
 from ..evaluation.predictions import Prediction, read_predictions
 from ..evaluation.stage import BLIND, PLAIN, predictions_path
+from ..training.flops import visual_tokens
 from ..training.outcome import stage_steps
 from ..training.stages import chosen
 from .runs import VariantRun
@@ -95,12 +96,12 @@ def seen_in(folder: RunFolder, recipe: Recipe, stage: str) -> tuple[dict[str, in
     manifest, model = Manifest(folder.path("stages", stage, "packs")), StageData.of(recipe, stage).model
     beside = functools.cache(partial(model.injection.context_tiles, thumbnail=model.tiling.makes_thumbnails))
     seen: Counter[str] = Counter()
-    draws, each = 0, model.tokens_per_tile
+    draws = 0
     for line in stage_steps(folder, stage):
         packs = manifest.batch(line["batch"])
         of = amounts(packs, manifest.sequence_length, beside)
         seen.update(samples=of.samples, tokens=of.tokens, tiles=of.tiles)
-        seen.update(visual_tokens=of.tiles * each, tokens_beside=of.context_tiles * each)
+        seen.update(visual_tokens=visual_tokens(model, of), tokens_beside=of.context_tiles * model.tokens_per_tile)
         draws = (draws + sum(_draw(stage, pack) for pack in packs)) % 2**64
     return dict(seen), draws
 

@@ -8,15 +8,18 @@ pipeline stage for the one that encodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from ..backend.distributed import TIMEOUT
+from ..contracts import Sizes
 from ..data.shares import Grid, Seat, Shares
-from ..tower import VisionTower
+from ..tiles import Tiles, VariedTiles, in_passes
 from .own_time import OwnTime
 
 PIXELS_AT_ONCE = 128 * 448**2  # per pass through the tower: of 448 px as many tiles as FP8 fills up to, and more
@@ -54,8 +57,16 @@ class Lookers:
         dist.all_to_all_single(found, values.contiguous(), list(receives), list(sends), group=self.group)
         return found
 
+    def gather_tiles(self, part: Tiles, counts: Sequence[int], sizes: Sizes = ()) -> Tiles:
+        """The tiles that each tensor-parallel rank decoded, so many each, in their order; `sizes` where they differ."""
+        if isinstance(part, Tensor):
+            return self.gather(part, counts)
+        ends = [0, *accumulate(counts)]
+        runs = [sizes[first:last] for first, last in pairwise(ends)]
+        return VariedTiles(self.gather(part.pixels, [sum(3 * h * w for h, w in run) for run in runs]), sizes)
+
     def gather(self, part: Tensor, sizes: Sequence[int]) -> Tensor:
-        """What each tensor-parallel rank decoded, `sizes` of them, in their order."""
+        """What each tensor-parallel rank has, `sizes` of it, in their order."""
         if len(sizes) == 1:
             return part
         group = parallel_state.get_tensor_model_parallel_group()
@@ -69,21 +80,29 @@ class Lookers:
 class Looking:
     """One step's tiles. `see` before the pipeline, `learn` after it; every process calls both."""
 
-    def __init__(self, tower: VisionTower, lookers: Lookers, shares: Shares, tokens_per_tile: int) -> None:
-        self.tower, self.lookers, self.shares, self.each = tower, lookers, shares, tokens_per_tile
+    def __init__(
+        self, tower: MegatronModule, lookers: Lookers, shares: Shares, tokens: int | Sequence[int], sizes: Sizes = ()
+    ) -> None:
+        """`tokens`: visual tokens of every tile, or of each of the global batch's; `sizes` of those in pixels, where
+        they differ."""
+        self.tower, self.lookers, self.shares, self.sizes = tower, lookers, shares, sizes
+        each = [tokens] * shares.total if isinstance(tokens, int) else tokens
+        self._ends = torch.tensor([0, *accumulate(each)])  # of tile k the tokens self._ends[k]:self._ends[k + 1]
         self.trains = any(p.requires_grad for p in tower.parameters())
         self.own = OwnTime()
         self._seen: Tensor | None = None
         self._given: Tensor | None = None
 
-    def see(self, tiles: Tensor) -> list[Tensor]:
-        """The tiles that this process decoded, uint8 [n, 3, H, W] -> the visual tokens [tiles * tokens_per_tile, width]
-        of each of its packs; none on pipeline stages that want none."""
+    def see(self, tiles: Tiles) -> list[Tensor]:
+        """The tiles that this process decoded, uint8 [n, 3, H, W] -> the visual tokens [tiles' tokens, width] of
+        each of its packs; none on pipeline stages that want none."""
         member, shares = self.lookers.member, self.shares
         if shares.total == 0:
             return []
         tp = self.lookers.seat.tp
-        gathered = self.lookers.gather(tiles, [len(shares.decodes(member, tp, k)) for k in range(tp)])
+        gathered = self.lookers.gather_tiles(
+            tiles, [len(shares.decodes(member, tp, k)) for k in range(tp)], self._own_sizes()
+        )
         with self.own.measure():
             self._seen = self._encode(gathered)
         rows = torch.cat([self._rows(self._seen, run, shares.looks_at(member)) for run in shares.sends(member)])
@@ -109,35 +128,42 @@ class Looking:
                 self._seen.backward(total)
         self._seen = self._given = None
 
-    def _encode(self, tiles: Tensor) -> Tensor:
+    def _encode(self, tiles: Tiles) -> Tensor:
         if not len(tiles):
             config = self.tower.config
             return torch.zeros(0, config.hidden_size, dtype=config.params_dtype, device=tiles.device)
         with torch.set_grad_enabled(self.trains or tiles.requires_grad):
-            at_once = max(PIXELS_AT_ONCE // (tiles.shape[-2] * tiles.shape[-1]), 1)
-            return torch.cat([self.tower(part).values for part in tiles.split(at_once)])
+            return torch.cat([self.tower(part).values for part in in_passes(tiles, PIXELS_AT_ONCE)])
+
+    def _own_sizes(self) -> Sizes:
+        mine = self.shares.looks_at(self.lookers.member)
+        return self.sizes[mine.start : mine.stop]
 
     def _rows(self, values: Tensor, run: range, of: range) -> Tensor:
         """The tokens of a run of tiles, where `values` hold those of the tiles `of`."""
-        first, last = ((edge - of.start) * self.each for edge in (run.start, run.stop))
+        first, last = (int(self._ends[edge] - self._ends[of.start]) for edge in (run.start, run.stop))
         return values[first:last] if len(run) else values[:0]
 
     def _sizes(self, runs: Sequence[range]) -> list[int]:
-        return [len(run) * self.each for run in runs]
+        return [int(self._ends[run.stop] - self._ends[run.start]) for run in runs]
 
     def _senders(self) -> list[range]:
         return self.shares.receives(self.lookers.member)
 
     def _in_order(self) -> Tensor:
         """Where each wanted token stands in what came, which is in the order of the members."""
-        tiles = [tile for run in self._senders() for tile in run]
-        order = torch.tensor(tiles, dtype=torch.int64).argsort()
-        return (order[:, None] * self.each + torch.arange(self.each)).flatten().to(self._device())
+        runs = [range(int(self._ends[run.start]), int(self._ends[run.stop])) for run in self._senders()]
+        tokens = torch.cat([torch.arange(run.start, run.stop) for run in runs])
+        return tokens.argsort().to(self._device())
 
     def _device(self) -> torch.device:
         return next(self.tower.parameters()).device
 
     def _by_pack(self, values: Tensor) -> list[Tensor]:
-        dp, pp, _ = self.lookers.seat.grid.place(self.lookers.member)
-        wanted = pp == 0 or self.shares.everywhere
-        return list(values.split([count * self.each for count in self.shares.counts[dp]])) if wanted else []
+        member = self.lookers.member
+        if not self.shares.wants(member):
+            return []
+        dp, _, _ = self.lookers.seat.grid.place(member)
+        ends = [self.shares.needs(member).start, *accumulate(self.shares.counts[dp])]
+        ends[1:] = [ends[0] + end for end in ends[1:]]
+        return list(values.split(self._sizes([range(*edges) for edges in pairwise(ends)])))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from megavlm.platform.images import Size
+
 from ..config import ModelConfig
 from ..data.amounts import Amounts
 from ..parts import AXES
@@ -49,17 +51,31 @@ def peak_tflops(device: str) -> float | None:
 
 def step_flops(model: ModelConfig, train: Collection[str], of: Amounts) -> float:
     """Forward and backward FLOPs of one global batch over all devices, with the parts `train` trained."""
-    encoder = model.encoder.flops()
-    connector = model.connector.flops(model.encoder.maps, model.decoder.hidden)
     decoder = model.decoder.flops(of.tokens, of.squares)
     each = model.tokens_per_tile
     cross = model.injection.flops(of.seeing_tokens, of.context_tiles * each, of.pairs * each, model.decoder)
-    total = of.tiles * (encoder.forward + connector.forward) + decoder.forward + cross.forward
+    total = decoder.forward + cross.forward
     share = {axis: model.trained_share(axis, train) for axis in AXES}
-    total += of.tiles * encoder.backward(trained=True, passes=False) * share["encoder"]
-    total += of.tiles * connector.backward(share["connector"] > 0, passes=share["encoder"] > 0)
+    for tiles, size in _tiles(model, of):
+        seen = model.encoder.at(*size)
+        encoder, connector = seen.flops(), model.connector.flops(seen.maps, model.decoder.hidden)
+        total += tiles * (encoder.forward + connector.forward)
+        total += tiles * encoder.backward(trained=True, passes=False) * share["encoder"]
+        total += tiles * connector.backward(share["connector"] > 0, passes=share["encoder"] > 0)
     total += cross.backward(share["injection"] > 0, passes=True) if train else 0
     if share["decoder"]:
         return total + decoder.backward(trained=True, passes=True)
     back = model.decoder.flops(of.seeing_tokens, of.seeing_squares)  # text alone leads to nothing that learns
     return total + back.backward(trained=False, passes=any(share.values()))
+
+
+def visual_tokens(model: ModelConfig, of: Amounts) -> int:
+    """Visual tokens of all tiles of a global batch."""
+    return sum(tiles * model.tokens_of(size) for tiles, size in _tiles(model, of))
+
+
+def _tiles(model: ModelConfig, of: Amounts) -> list[tuple[int, Size]]:
+    """How many tiles there are of each size."""
+    if model.tiling.side is not None:
+        return [(of.tiles, (model.tiling.side, model.tiling.side))]
+    return [(count * image.tiles, model.tiling.size(image)) for image, count in of.cuts]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, Stage
 from ..data.amounts import Amounts
-from .flops import peak_tflops, step_flops
+from .flops import peak_tflops, step_flops, visual_tokens
 
 if TYPE_CHECKING:
     from .ranks import Ranks
@@ -66,7 +66,7 @@ class Meter:
         """What the positions of the global batch were spent on."""
         if of is None:
             return {}
-        visual, beside = (tiles * self._model.tokens_per_tile for tiles in (of.tiles, of.context_tiles))
+        visual, beside = visual_tokens(self._model, of), of.context_tiles * self._model.tokens_per_tile
         return {
             "batch": of.batch,
             "samples": of.samples,

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from .. import backend
 from ..contracts import PackedBatch, StepBatch
-from ..data.shares import Shares
+from ..data.loader import shares_of
 from ..model import own_part
 from ..tag_texts import TagTexts
+from ..tiles import joined
 from .encode import Looking
 from .update import update
 from .wrapping import Wrapped
@@ -52,7 +53,7 @@ def train_step(wrapped: Wrapped, optimizer: MegatronOptimizer, batch: StepBatch,
     for part in wrapped.trained:
         part.zero_grad_buffer()
     optimizer.zero_grad()
-    looking = Looking(wrapped.model.tower, wrapped.lookers, batch.shares, wrapped.model.spec.tokens_per_tile)
+    looking = _looking(wrapped, batch)
     tags = TagTexts(wrapped.model)
     with wrapped.overlap.step(_late(wrapped, batch.packs)) if wrapped.overlap else contextlib.nullcontext():
         visual = looking.see(batch.tiles.to(backend.device()))
@@ -82,11 +83,20 @@ def _late(wrapped: Wrapped, packs: Sequence[PackedBatch]) -> list[nn.Parameter]:
 def cut(replicas: Sequence[Sequence[PackedBatch]], wrapped: Wrapped) -> StepBatch:
     """This process' part of a global batch whose packs, of every replica, are at hand with their tiles."""
     seat, counts = wrapped.lookers.seat, [[len(pack.tiles) for pack in packs] for packs in replicas]
-    shares = Shares(seat.grid, counts, wrapped.model.spec.injection.has_context)
-    tiles = torch.cat([pack.tiles for packs in replicas for pack in packs])
+    every = [pack for packs in replicas for pack in packs]
+    sizes = None if every[0].sizes is None else tuple(size for pack in every for size in pack.sizes or ())
+    shares = shares_of(wrapped.model.spec, seat.grid, counts, sizes)
+    tiles = joined([pack.tiles for pack in every])
     share = shares.decodes(seat.member, seat.tp, seat.tp_rank)
     packs = [replace(pack, tiles=pack.tiles[:0]) for pack in replicas[seat.grid.place(seat.member)[0]]]
-    return StepBatch(packs, [None] * len(packs), tiles[share.start : share.stop], shares)
+    return StepBatch(packs, [None] * len(packs), tiles[share.start : share.stop], shares, sizes=sizes)
+
+
+def _looking(wrapped: Wrapped, batch: StepBatch) -> Looking:
+    """The step's tiles and the tower that looks at them."""
+    model, sizes = wrapped.model, batch.sizes
+    tokens = model.spec.tokens_per_tile if sizes is None else [model.spec.tokens_of(size) for size in sizes]
+    return Looking(model.tower, wrapped.lookers, batch.shares, tokens, sizes or ())
 
 
 LossFunction = Callable[[PackedBatch, Tensor], tuple[Tensor, Tensor, Any]]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from .decode import BadImage, ImageInfo, probe
 from .decoders import IMAGE_DECODERS, Decoded, ImageDecoder, decode, decode_tiles, load_decoder
 from .rules import TILINGS, Tiling
-from .tiling import ImageTiles, TilePlace, candidate_grids, choose_grid, image_tiles, places, tile_count, tile_image
+from .tiling import (
+    ImageTiles,
+    Size,
+    TilePlace,
+    candidate_grids,
+    choose_grid,
+    image_tiles,
+    places,
+    tile_count,
+    tile_image,
+)
 
 __all__ = [
     "IMAGE_DECODERS",
@@ -15,6 +25,7 @@ __all__ = [
     "ImageDecoder",
     "ImageInfo",
     "ImageTiles",
+    "Size",
     "TilePlace",
     "Tiling",
     "candidate_grids",

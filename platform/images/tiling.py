@@ -16,10 +16,14 @@ from PIL import Image
 from ..errors import ConfigError, InputError
 
 Grid = tuple[int, int]
+Size = tuple[int, int]  # height, width
 
 
 class ImageTiles(NamedTuple):
-    """How one image was cut: `tiles` in all, a grid of columns x rows and, if that is one less, a thumbnail."""
+    """How one image was cut: `tiles` in all, a grid of columns x rows and, if that is one less, a thumbnail.
+
+    Where tiles differ in size there is one, and columns and rows are its sides in steps (`Tiling.step`).
+    """
 
     tiles: int
     columns: int
@@ -43,8 +47,8 @@ class TilePlace(NamedTuple):
 def places(image: ImageTiles, thumbnail: bool) -> list[TilePlace]:
     """Where each tile of an image stands, in their order. `thumbnail`: whether the tiling makes thumbnails."""
     columns, rows = image.columns, image.rows
-    if thumbnail and columns * rows == 1:
-        return [TilePlace(0, 0, 0, 1, 1, thumbnail=True)]
+    if image.tiles == 1:
+        return [TilePlace(0, 0, 0, 1, 1, thumbnail)]
     grid = [TilePlace(k, k % columns, k // columns, columns, rows, thumbnail=False) for k in range(columns * rows)]
     return grid + [TilePlace(k, 0, 0, columns, rows, thumbnail=True) for k in range(len(grid), image.tiles)]
 

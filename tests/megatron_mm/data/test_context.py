@@ -41,7 +41,9 @@ PLACEMENTS = {
 
 def chat(kind: str, framed: bool) -> Chat:
     frame = {"image_start": "<Image>", "image_end": "</Image>"} if framed else {}
-    return Chat(ChatML(system="", **frame), MINI, PLACEMENTS[kind], True, PER_TILE, has_context=kind != "inline")
+    return Chat(
+        ChatML(system="", **frame), MINI, PLACEMENTS[kind], True, lambda image: PER_TILE, has_context=kind != "inline"
+    )
 
 
 class Position(NamedTuple):
@@ -123,7 +125,7 @@ def test_a_pack_says_what_stands_where_and_who_sees_what(
     bound, length = chat(kind, framed), 512
     written = [write(kind, framed, images) for images in samples]
     encoded = [bound.encode(talk(images), images) for images in samples]
-    pack = assemble([Prepared(e, grey(e.tiles, 2), 1.0) for e in encoded], length, 2, 9, bound.has_context)
+    pack = assemble([Prepared(e, [grey(e.tiles, (2, 2))], 1.0) for e in encoded], length, 2, 9, bound.has_context)
     at = tile = 0
     tokens, shown, tag_texts = [], [], []
     for images, (positions, begins, texts) in zip(samples, written, strict=True):
@@ -172,7 +174,7 @@ def test_the_context_is_handed_over_with_a_batch_axis(kind: str) -> None:
     """None where no tile can be beside the sequence, and an empty one where none is."""
     bound = chat(kind, True)
     for images in ([], [ImageTiles(3, 1, 2)]):
-        prepared = [Prepared(bound.encode(talk(images), images), grey(sum(i.tiles for i in images), 2), 1.0)]
+        prepared = [Prepared(bound.encode(talk(images), images), [grey(sum(i.tiles for i in images), (2, 2))], 1.0)]
         batch = to_torch(assemble(prepared, 96, 2, 9, bound.has_context))
         assert (batch.context is None) == (batch.inline_tiles is None) == (kind == "inline")
         if batch.context is not None:

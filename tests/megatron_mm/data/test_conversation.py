@@ -31,7 +31,7 @@ def tag(index: int, count: int) -> str:
 
 
 def chat(system: str = "") -> Chat:
-    return Chat(ChatML(system=system), MINI, Inline().placement, thumbnail=True, tokens_per_tile=PER_TILE)
+    return Chat(ChatML(system=system), MINI, Inline().placement, thumbnail=True, tokens_per_tile=lambda image: PER_TILE)
 
 
 def row(tiles: int) -> ImageTiles:
@@ -117,7 +117,7 @@ def encoded_samples() -> st.SearchStrategy[list[Encoded]]:
 def test_packed_arrays_are_those_of_a_slow_loop(samples: list[Encoded]) -> None:
     length, side = 96, 2
     prepared = [
-        Prepared(each, np.full((each.tiles, 3, side, side), k, np.uint8), 0.5 + k) for k, each in enumerate(samples)
+        Prepared(each, [np.full((each.tiles, 3, side, side), k, np.uint8)], 0.5 + k) for k, each in enumerate(samples)
     ]
     packed = assemble(prepared, length, side, padding=9)
     tokens, labels, weights, positions, visual = [], [], [], [], []
@@ -141,7 +141,7 @@ def test_packed_arrays_are_those_of_a_slow_loop(samples: list[Encoded]) -> None:
 
 
 def test_a_full_pack_has_no_padding_segment() -> None:
-    full = Prepared(CHAT.blank([row(3)], 12), grey(3, side=2), weight=1.0)
+    full = Prepared(CHAT.blank([row(3)], 12), [grey(3, (2, 2))], weight=1.0)
     packed = assemble([full], 12, 2, padding=9)
     assert packed.cu_seqlens.tolist() == [0, 12]
     assert packed.loss_weights.sum() == 0 and len(packed.visual_index) == 3 * PER_TILE
@@ -149,4 +149,4 @@ def test_a_full_pack_has_no_padding_segment() -> None:
 
 def test_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="12 tokens do not fit 11"):
-        assemble([Prepared(CHAT.blank([], 12), grey(0, 2), 1.0)], 11, 2, 9)
+        assemble([Prepared(CHAT.blank([], 12), (), 1.0)], 11, 2, 9)

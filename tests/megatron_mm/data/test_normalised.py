@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, grey, normalised
+from megavlm.megatron_mm.data.assemble import IGNORED, Prepared, assemble, normalised
 from megavlm.megatron_mm.data.encoded import Encoded
 
 # a sample: turns of (tokens that are not learnt, tokens that are), as header and answer
@@ -19,7 +19,7 @@ def packed(turns: list[list[tuple[int, int]]]):
     for sample in turns:
         target = np.concatenate([np.repeat([False, True], turn) for turn in sample])
         encoded = Encoded(np.arange(len(target)), target, np.zeros(len(target), bool), 0)
-        prepared.append(Prepared(encoded, grey(0, 2), 1.0))
+        prepared.append(Prepared(encoded, (), 1.0))
     return assemble(prepared, 100, 2, padding=0)
 
 

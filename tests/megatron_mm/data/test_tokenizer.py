@@ -78,7 +78,7 @@ def test_a_tokenizer_without_a_template_s_token_is_refused_by_name(tmp_path: Pat
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"no token '<\|im_start\|>', which template 'chatml' needs"):
-        Chat(ChatML(), load_tokenizer(str(tmp_path)), Inline().placement, True, 4)
+        Chat(ChatML(), load_tokenizer(str(tmp_path)), Inline().placement, True, lambda image: 4)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"text"'])

@@ -16,7 +16,7 @@ from megavlm.platform.errors import InputError
 from megavlm.platform.images.dynamic import Dynamic
 
 TILING = Dynamic(tile=56, max_tiles=4)
-CHAT = Chat(ChatML(), load_tokenizer("mini"), Inline().placement, thumbnail=True, tokens_per_tile=4)
+CHAT = Chat(ChatML(), load_tokenizer("mini"), Inline().placement, thumbnail=True, tokens_per_tile=lambda image: 4)
 
 
 def test_reads_items_and_lists_bad_ones_with_their_reason(ask: Callable, picture: Callable, held_out: Callable) -> None:

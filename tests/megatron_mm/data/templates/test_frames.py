@@ -51,7 +51,13 @@ def talk(texts: list[str]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("case", QWEN["prompts"], ids=lambda case: case["texts"][0][:20])
 def test_qwen2_s_tokens_are_those_of_vllm_s_expansion(case: dict[str, Any]) -> None:
-    chat = Chat(ChatML(system=QWEN["system"], **FRAME), QwenTexts(), Inline().placement, True, QWEN["tokens_per_tile"])
+    chat = Chat(
+        ChatML(system=QWEN["system"], **FRAME),
+        QwenTexts(),
+        Inline().placement,
+        True,
+        lambda image: QWEN["tokens_per_tile"],
+    )
     encoded = chat.encode(talk(case["texts"]), [row(tiles) for tiles in case["images"]])
     assert np.where(encoded.visual, QWEN["special"]["<|vision_pad|>"], encoded.tokens).tolist() == case["ids"]
 
@@ -79,7 +85,7 @@ def test_training_writes_what_vllm_s_expansion_gives(tokenizer: str, images: lis
     prompt = f"<|im_start|>user\n{texts[0]}<|im_end|>\n<|im_start|>assistant\n"
     engine = Tokenizer.from_file(str(SMALL[tokenizer] / "tokenizer.json"))
     bound = load_tokenizer(str(SMALL[tokenizer]))
-    chat = Chat(ChatML(system="", **FRAME), bound, Inline().placement, True, PER_TILE)
+    chat = Chat(ChatML(system="", **FRAME), bound, Inline().placement, True, lambda image: PER_TILE)
     encoded = chat.prompt(talk(texts[:1]), cut)
     assert np.where(encoded.visual, bound.id_of(PAD), encoded.tokens).tolist() == vllm(engine, prompt, cut)
     whole = chat.encode(talk(texts), cut).tokens
@@ -93,7 +99,7 @@ def test_a_tag_that_looks_beside_the_sequence_is_a_text_of_its_own() -> None:
         bound,
         lambda place: Placement(f"<{place.number}>", True, False),
         True,
-        PER_TILE,
+        lambda image: PER_TILE,
         True,
     )
     encoded = chat.prompt(talk(["<image>\nWhat?"]), [row(3)])
@@ -106,7 +112,9 @@ def pretraining(texts: list[str], images: int, **options: Any) -> tuple[str, str
     """The text of a sample, each image as `[tags]`, and of what is learnt."""
     data = DataConfig.parse({"tokenizer": "x", "sets": {}, "template": {"name": "nvlm_pretrain", **options}})
     bound = load_tokenizer(str(SMALL["qwen2"]))
-    encoded = Chat(data.template, bound, Inline().placement, True, 1).encode(talk(texts), [row(1)] * images)
+    encoded = Chat(data.template, bound, Inline().placement, True, lambda image: 1).encode(
+        talk(texts), [row(1)] * images
+    )
     tokens = np.where(encoded.visual, bound.id_of(PAD), encoded.tokens)
     return tuple(bound.show(ids.tolist()).replace(PAD, "*") for ids in (tokens, tokens[encoded.target]))
 

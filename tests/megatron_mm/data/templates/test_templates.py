@@ -39,7 +39,7 @@ PAIRS = [("chatml", "qwen2"), ("chatml", "yi"), ("yi", "yi"), ("llama3", "llama3
 
 def chat(template: str, tokenizer: str, **options: Any) -> Chat:
     data = DataConfig.parse({"tokenizer": "x", "sets": {}, "template": {"name": template, **options}})
-    return Chat(data.template, TOKENIZERS[tokenizer], Inline().placement, True, PER_TILE)
+    return Chat(data.template, TOKENIZERS[tokenizer], Inline().placement, True, lambda image: PER_TILE)
 
 
 def talk(texts: list[str], system: str = "") -> list[dict[str, str]]:
@@ -249,7 +249,7 @@ def test_no_text_of_a_sample_becomes_a_special_token(template, tokenizer, conver
 def test_what_follows_an_image_is_tokenised_as_llava_does(tokenizer):
     """Its `tokenizer_image_token`: the prompt is cut at the marks, and each piece is a text of its own."""
     engine = Tokenizer.from_file(str(FIXTURES / "tokenizers" / tokenizer / "tokenizer.json"))
-    bound = Chat(VicunaV1(), TOKENIZERS[tokenizer], Inline(tags="none").placement, True, PER_TILE)
+    bound = Chat(VicunaV1(), TOKENIZERS[tokenizer], Inline(tags="none").placement, True, lambda image: PER_TILE)
     texts = ["<image>\nWhat is in this picture?", "A red square.", "And <image>here<image>", "No"]
     system = FSCHAT["prompts"]["vicuna_v1.1"][0]["system"]
     prompt = f"{system} USER: {texts[0]} ASSISTANT: {texts[1]}</s>USER: {texts[2]} ASSISTANT: {texts[3]}</s>"
