@@ -11,8 +11,8 @@ def resized(table: Tensor, trained: tuple[int, int], grid: tuple[int, int], anti
     """Positions [k + rows * columns of `trained`, hidden] -> the same for `grid`; k class tokens keep theirs.
 
     Bicubic without aligned corners, in float32, as InternViT's modeling_intern_vit.py and transformers'
-    interpolate_pos_encoding; with `antialias`, as DINOv2's, each point of a smaller grid takes of more old ones. Nothing
-    happens where the grids agree. One matrix per axis, since the backward pass of torch's interpolation is not
+    interpolate_pos_encoding; with `antialias`, as DINOv2's, each point of a smaller grid takes of more old ones.
+    Nothing happens where the grids agree. One matrix per axis, since the backward pass of torch's interpolation is not
     deterministic on a GPU.
     """
     if trained == grid:
