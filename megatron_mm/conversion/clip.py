@@ -32,6 +32,7 @@ OTHERS = {
     "logit_scale": "of the contrastive loss",
     "logit_bias": "of the contrastive loss",
 }
+TAUGHT = ("encoder", "objectives")  # where a model may have it: it looks, or is what others learn from
 WHOLE = TOWER.under(PREFIX) + WeightMap([], OTHERS)
 
 
@@ -46,7 +47,7 @@ class VisionTower(OneEncoder):
         if any(name.startswith(PREFIX) for name in names):
             return self
         bare = copy(self)
-        bare.maps = {"encoder": TOWER}  # type: ignore[misc]
+        bare.maps = dict.fromkeys(TAUGHT, TOWER)  # type: ignore[misc]
         return bare
 
     def config(self, model: ModelConfig) -> dict[str, Any]:
@@ -81,4 +82,4 @@ class Clip(VisionTower):
     name = "clip"
     family = "CLIP"
     architectures = ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel")
-    maps = {"encoder": WHOLE}
+    maps = dict.fromkeys(TAUGHT, WHOLE)

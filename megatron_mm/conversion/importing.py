@@ -140,7 +140,7 @@ def _record(source: Source, own: Account) -> dict[str, Any]:
     return {
         "path": str(source.published.path),
         "format": source.format.name,
-        "parts": source.axes,
+        "parts": [axis for axis in source.axes if any(pair.slot.axis == axis for pair in own.pairs)],
         "tensors": sum(len(pair.theirs) for pair in own.pairs),
         "ignored": own.ignored,
         "padded": own.padded,

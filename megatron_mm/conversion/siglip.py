@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .clip import WHOLE, VisionTower
+from .clip import TAUGHT, WHOLE, VisionTower
 
 
 class Siglip(VisionTower):
@@ -11,4 +11,4 @@ class Siglip(VisionTower):
     name = "siglip"
     family = "Siglip"
     architectures = ("SiglipVisionModel", "SiglipModel")
-    maps = {"encoder": WHOLE}
+    maps = dict.fromkeys(TAUGHT, WHOLE)
