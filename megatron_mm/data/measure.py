@@ -51,9 +51,9 @@ def tiles_of(image: bytes, tiling: Tiling) -> ImageTiles:
     """How an encoded image will be cut, from its header; raises BadSample."""
     try:
         info = probe(image)
+        return tiling.plan(info.width, info.height)
     except InputError as error:
         raise BadSample(f"image_{getattr(error, 'reason', 'unreadable')}", str(error)) from None
-    return tiling.plan(info.width, info.height)
 
 
 @dataclasses.dataclass(frozen=True)

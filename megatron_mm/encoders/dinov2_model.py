@@ -13,6 +13,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
 
 from ..contracts import BuildContext, FeatureMap
+from .positions import resized
 
 if TYPE_CHECKING:
     from .dinov2 import Dinov2
@@ -51,28 +52,9 @@ class Dinov2Model(nn.Module):
         convolution = embeddings.patch_embeddings.projection
         pixels = tile_normalise(tiles, spec.patch_size, spec.mean, spec.std, dtype=convolution.weight.dtype)
         patches = F.linear(pixels, convolution.weight.flatten(1), convolution.bias)
-        first, rest = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[:, 1:]
-        before = torch.cat([embeddings.cls_token + first, embeddings.register_tokens], dim=1)
-        return torch.cat([before.expand(len(tiles), -1, -1), patches + _resized(rest, spec.table, spec.grid)], dim=1)
-
-
-def _resized(positions: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Positions [1, rows * columns of `trained`, hidden] -> the same for `grid`.
-
-    As published: bicubic, and where the grid shrinks each new point takes of more old ones (antialiasing), in which it
-    differs from positions.py. One matrix per axis, as there.
-    """
-    if trained == grid:
-        return positions
-    image = positions[0].float().view(*trained, -1)
-    down, across = (_bicubic(old, new).to(image.device) for old, new in zip(trained, grid, strict=True))
-    return torch.einsum("yr,xc,rch->yxh", down, across, image).flatten(0, 1)[None].to(positions.dtype)
-
-
-def _bicubic(old: int, new: int) -> Tensor:
-    """float32 [new, old]: what each new point takes of the old ones, which is the interpolation of unit vectors."""
-    units = torch.eye(old)[None, None]
-    return F.interpolate(units, size=(new, old), mode="bicubic", align_corners=False, antialias=True)[0, 0]
+        positions = resized(embeddings.position_embeddings[0], spec.table, spec.grid, antialias=True)
+        before = torch.cat([embeddings.cls_token + positions[:1], embeddings.register_tokens], dim=1)
+        return torch.cat([before.expand(len(tiles), -1, -1), patches + positions[1:]], dim=1)
 
 
 def _model(spec: Dinov2) -> Any:

@@ -5,6 +5,7 @@ The parameters have the names of the published multipath_encoder_wapper.py under
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts import BuildContext, FeatureMap
 from .looking import at_side, look, nothing_seen, sharded
-from .replicated_model import ReplicatedViT
 
 if TYPE_CHECKING:
     from .llava_hr import LlavaHr
@@ -28,8 +28,7 @@ class LlavaHrModel(nn.Module):
     def __init__(self, spec: LlavaHr, ctx: BuildContext) -> None:
         super().__init__()
         self.spec = spec
-        self.low = LowPath(spec.low, ctx)
-        self.high = spec.high.build(ctx)
+        self.low, self.high = spec.low.build(ctx), spec.high.build(ctx)
         with torch.device("meta"):
             adapter = Adapter(spec, recompute=ctx.recompute == "full")
         self.adapter = adapter.to(ctx.params_dtype).to_empty(device=torch.get_default_device())
@@ -42,30 +41,25 @@ class LlavaHrModel(nn.Module):
             return nothing_seen(self.spec.maps, self)
         high = look(self.high, at_side(tiles, self.spec.high.image_size))[-1]
         cells = high.tiles.flatten(1, 2)  # [n, cells, channels]
-        x = self.low.adapted(at_side(tiles, self.spec.low.image_size), self.adapter, cells)
+        x = self._adapted(at_side(tiles, self.spec.low.image_size), cells)
         images = torch.arange(len(tiles), device=tiles.device)
         return [FeatureMap(x.flatten(0, 1), shape.grid, images, expert=shape.expert, layer=shape.layer)]
+
+    def _adapted(self, tiles: Tensor, high: Tensor) -> Tensor:
+        """Tiles at the ViT's size, the high map [n, cells, channels] -> [n, rows * columns, hidden]."""
+        first, adapter = self.spec.low.class_tokens, self.adapter
+
+        def aligned(number: int, x: Tensor) -> Tensor:
+            if number not in adapter.after:
+                return x
+            return torch.cat([x[:, :first], adapter.align(number, x[:, first:], high)], dim=1)
+
+        (x,) = deque(self.low.states(tiles, aligned), maxlen=1)  # the last; none before it is kept
+        return adapter.merge(x[:, first:], high)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
         """Of low, high and adapter."""
         return sharded(dict(self.named_children()), prefix, sharded_offsets, metadata)
-
-
-class LowPath(ReplicatedViT):
-    """A ViT whose hidden states an adapter changes between its layers."""
-
-    def adapted(self, tiles: Tensor, adapter: Adapter, high: Tensor) -> Tensor:
-        """Tiles at the ViT's size, the high map [n, cells, channels] -> [n, rows * columns, hidden]."""
-        model, spec = self.vision_model, self.spec
-        x = self._embedded(tiles)
-        x = model.pre_layrnorm(x) if spec.entry_norm else x
-        for number, layer in enumerate(model.encoder.layers, start=1):
-            x = layer(x, None)
-            if number in adapter.after:
-                first, patches = x.split([spec.class_tokens, x.shape[1] - spec.class_tokens], dim=1)
-                x = torch.cat([first, adapter.align(number, patches, high)], dim=1)
-        x = model.post_layernorm(x) if spec.ends_in_norm else x
-        return adapter.merge(x[:, spec.class_tokens :], high)
 
 
 class Adapter(nn.Module):

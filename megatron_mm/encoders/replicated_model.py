@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
@@ -17,6 +19,13 @@ from .positions import resized
 if TYPE_CHECKING:
     from .replicated import Replicated
 
+Between = Callable[[int, Tensor], Tensor]  # number of a layer, what it gave -> what the next one gets
+
+
+def unchanged(number: int, x: Tensor) -> Tensor:
+    """Nothing happens between the layers."""
+    return x
+
 
 class ReplicatedViT(nn.Module):
     """Tiles [n, 3, H, W] in 0..255 -> FeatureMaps of n * rows * columns tokens, one for each wanted layer.
@@ -26,10 +35,8 @@ class ReplicatedViT(nn.Module):
 
     def __init__(self, spec: Replicated, ctx: BuildContext) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.recompute = spec, ctx.recompute == "full"
         self.vision_model = _layers(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
-        if ctx.recompute == "full":
-            self.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
         embeddings = self.vision_model.embeddings
         tables = [embeddings.position_embedding.weight]
         for table in [*tables, embeddings.class_embedding] if spec.class_tokens else tables:
@@ -37,18 +44,28 @@ class ReplicatedViT(nn.Module):
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:
         """uint8 [n, 3, H, W] (float where pixels want a gradient) -> FeatureMaps of [n * rows * columns, hidden]."""
-        spec, model = self.spec, self.vision_model
-        x = self._embedded(tiles)
-        states = [model.pre_layrnorm(x) if spec.entry_norm else x]
-        for layer in model.encoder.layers:
-            states.append(layer(states[-1], None))  # no mask: every patch sees every other
-        if spec.ends_in_norm:
-            states[-1] = model.post_layernorm(states[-1])
+        spec = self.spec
+        states = {depth: x for depth, x in enumerate(self.states(tiles)) if depth in spec.depths}
         images = torch.arange(len(tiles), device=tiles.device)
         return [
             FeatureMap(self._patches(states[depth]), spec.grid, images, expert=spec.name, layer=layer)
             for layer, depth in zip(spec.wanted, spec.depths, strict=True)
         ]
+
+    def states(self, tiles: Tensor, between: Between = unchanged) -> Iterator[Tensor]:
+        """The hidden states [n, tokens, hidden], one by one: the embeddings, then what each layer gives.
+
+        `between(number, x)` says what goes on in place of what layer `number`, counted from 1, gives. The norm after
+        the last layer, where the features pass one, comes afterwards.
+        """
+        spec, model = self.spec, self.vision_model
+        x = self._embedded(tiles)
+        x = model.pre_layrnorm(x) if spec.entry_norm else x
+        yield x
+        for number, layer in enumerate(model.encoder.layers, start=1):  # no mask: every patch sees every other
+            x = checkpoint(layer, x, None, use_reentrant=False) if self.recompute else layer(x, None)
+            x = between(number, x)
+            yield model.post_layernorm(x) if spec.ends_in_norm and number == spec.depth else x
 
     def _patches(self, x: Tensor) -> Tensor:
         """[n, tokens, hidden] -> [n * rows * columns, hidden], without the class token."""

@@ -26,7 +26,8 @@ class BadImage(InputError):
     """An image that cannot be used.
 
     `reason`: "empty" (no bytes), "not_an_image" (no format of FORMATS), "truncated", "too_large" (its header promises
-    more than max_pixels), "unreadable" (anything else).
+    more than max_pixels), "too_thin" (a tiling can't cut what is so much longer than wide), "unreadable" (anything
+    else).
     """
 
     def __init__(self, reason: str, what: str) -> None:

@@ -24,6 +24,7 @@ from .decode import (
 )
 from .decoders import Decoded, ImageDecoder, attempt
 from .dynamic import Dynamic
+from .one_tile import OneTile
 from .orientation import orientation, oriented
 from .rules import Tiling
 from .tiling import cut_grid, tile_count
@@ -62,14 +63,22 @@ def image_of(data: bytes, max_pixels: int, min_side: int) -> np.ndarray:
 
 
 def tiles_of(data: bytes, rule: Tiling, max_pixels: int) -> np.ndarray:
-    """One file as uint8 RGB [n, tile, tile, 3]; raises BadImage."""
+    """One file as uint8 RGB [n, height, width, 3]; raises BadImage."""
     image = open_image(data, max_pixels)
-    tiles = _tiles_of_jpeg(data, image, rule) if isinstance(rule, Dynamic) and is_plain_jpeg(image) else None
+    tiles = _tiles_of_jpeg(data, image, rule) if is_plain_jpeg(image) else None
     return rule.cut(decode_pillow(data, image)) if tiles is None else tiles
 
 
-def _tiles_of_jpeg(data: bytes, image: ImageFile.ImageFile, rule: Dynamic) -> np.ndarray | None:
-    """None when Pillow should judge the file."""
+def _tiles_of_jpeg(data: bytes, image: ImageFile.ImageFile, rule: Tiling) -> np.ndarray | None:
+    """None when Pillow should judge the file, and where the rule does more than stretch the image."""
+    if isinstance(rule, OneTile):
+        height, width = rule.size(rule.plan(*displayed_size(image)))
+        stretched = _grid_of_jpeg(data, image, width, height)
+        return None if stretched is None else stretched[None]
+    return _grid_and_thumbnail(data, image, rule) if isinstance(rule, Dynamic) else None
+
+
+def _grid_and_thumbnail(data: bytes, image: ImageFile.ImageFile, rule: Dynamic) -> np.ndarray | None:
     cols, rows = rule.grid(*displayed_size(image))
     grid = _grid_of_jpeg(data, image, cols * rule.tile, rows * rule.tile)
     if grid is None:

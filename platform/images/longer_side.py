@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-from PIL import Image
 from pydantic import PositiveInt, model_validator
 
-from ..errors import ConfigError, InputError
-from .rules import Tiling
-from .tiling import ImageTiles
+from ..errors import ConfigError
+from .one_tile import MOST_STEPS, OneTile
 
 
-class LongerSide(Tiling):
+class LongerSide(OneTile):
     """The longer side becomes `tile` pixels, smaller images growing; the shorter one is rounded up to whole steps.
 
-    EVE: 672 with steps of 28, HD 1344 with steps of 56. Pillow's antialiased bicubic.
+    EVE: 672 with steps of 28, HD 1344 with steps of 56.
     """
 
     name: Literal["longer_side"] = "longer_side"
@@ -25,29 +22,23 @@ class LongerSide(Tiling):
 
     @model_validator(mode="after")
     def _divides(self) -> LongerSide:
-        if self.tile % self.side_step:
+        fits = self.tile // self.side_step * self.side_step or self.side_step
+        if self.tile != fits:
             raise ConfigError(
                 f"tiling.tile {self.tile} does not divide by tiling.side_step {self.side_step}",
                 where="model.tiling.side_step",
-                fix=f"set model.tiling.tile={self.tile // self.side_step * self.side_step or self.side_step}",
+                fix=f"set model.tiling.tile={fits}",
+            )
+        if self.tile // self.side_step > MOST_STEPS:
+            raise ConfigError(
+                f"a side of {self.tile // self.side_step} steps, and at most {MOST_STEPS} are counted",
+                where="model.tiling.side_step",
+                fix=f"set model.tiling.side_step={-(-self.tile // MOST_STEPS)} or more",
             )
         return self
 
-    @property
-    def step(self) -> int:
-        """As Tiling's."""
-        return self.side_step
-
-    def plan(self, width: int, height: int) -> ImageTiles:
-        """As Tiling's."""
-        if width < 1 or height < 1:
-            raise InputError(f"an image of {width}x{height} has no pixels")
+    def steps(self, width: int, height: int) -> tuple[int, int]:
+        """As OneTile's, in whole numbers: the published code's floats come to the same."""
         most = self.tile // self.side_step
-        # ceil(tile * short / long / step), in whole numbers
-        shorter = -(-most * min(width, height) // max(width, height))
-        return ImageTiles(1, most, shorter) if width >= height else ImageTiles(1, shorter, most)
-
-    def cut(self, image: np.ndarray) -> np.ndarray:
-        """As Tiling's."""
-        height, width = self.size(self.plan(image.shape[1], image.shape[0]))
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))[None]
+        shorter = -(-most * min(width, height) // max(width, height))  # ceil(tile * short / long / step)
+        return (most, shorter) if width >= height else (shorter, most)

@@ -7,7 +7,7 @@ Run on the CPU with nvidia-nvimgcodec-cu13 0.9.0 and nvidia-dali-cuda130 2.4.0; 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from .decode import MAX_PIXELS, BadImage, cut_short, is_plain_jpeg, open_image
 from .decoders import Decoded, ImageDecoder
 from .dynamic import Dynamic
 from .exact import ExactDecoder
+from .one_tile import OneTile
 from .rules import Tiling
 from .tiling import cut_grid, tile_count
 
@@ -57,9 +58,13 @@ class NvidiaDecoder(ImageDecoder):
 
     def tiles(self, items: Sequence[bytes], rule: Tiling, max_pixels: int = MAX_PIXELS) -> list[Decoded]:
         """As ImageDecoder.tiles; every file as `exact` does it where the rule does not stretch the image."""
-        if not isinstance(rule, Dynamic):
+        if isinstance(rule, Dynamic):
+            finish: Callable[[list[Any]], list[np.ndarray]] = partial(self._cut, rule=rule)
+        elif isinstance(rule, OneTile):
+            finish = partial(self._stretch, rule=rule)
+        else:
             return ExactDecoder().tiles(items, rule, max_pixels)
-        ready = self._ready(items, max_pixels, lambda pictures: self._cut(pictures, rule))
+        ready = self._ready(items, max_pixels, finish)
         return _complete(ready, items, lambda rest: ExactDecoder().tiles(rest, rule, max_pixels))
 
     def _ready(
@@ -80,6 +85,10 @@ class NvidiaDecoder(ImageDecoder):
         library, decoder = self._codec
         parameters = library.DecodeParams(apply_exif_orientation=True, sample_format=library.SampleFormat.I_RGB)
         return list(decoder.decode([library.CodeStream(data) for data in items], params=parameters))
+
+    def _stretch(self, pictures: list[Any], rule: OneTile) -> list[np.ndarray]:
+        sizes = [rule.size(rule.plan(picture.width, picture.height)) for picture in pictures]
+        return [tile[None] for tile in self._resize(pictures, sizes)]
 
     def _cut(self, pictures: list[Any], rule: Dynamic) -> list[np.ndarray]:
         grids = [rule.grid(picture.width, picture.height) for picture in pictures]

@@ -7,8 +7,8 @@ entropies, divides by the global batch's targets, and steps torch's AdamW.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,12 +74,19 @@ class Published(nn.Module):
             embeddings = embeddings.index_put((places,), self.visual(tiles))
         return self.language(inputs_embeds=embeddings[None]).logits[0]
 
+    def loss(self, packs: list[PackedBatch]) -> Tensor:
+        """Of a global batch: the cross entropies of its samples, one after another, over its targets."""
+        total, targets = torch.zeros(()), sum(int((pack.labels >= 0).sum()) for pack in packs)
+        for tokens, labels, tiles, places in (sample for pack in packs for sample in _samples(pack, self.config)):
+            logits = self(tokens, tiles.float(), places)
+            total = total + F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        return total / targets
+
     def pairs(self, model: VisionLanguageModel) -> list[Pair]:
         """All weights that ours has too. Training moves ours to other memory: to be asked for again."""
         say = dict(model.stages[0].decoder.named_parameters())
         language = [
-            Pair(f"language.{name}", p, _said(say, name, p, self.config))
-            for name, p in self.language.named_parameters()
+            Pair(f"language.{name}", p, said(say, name, p, self.config)) for name, p in self.language.named_parameters()
         ]
         return [*self.seen(model), *language]
 
@@ -105,7 +112,8 @@ def _language(config: ModelConfig) -> nn.Module:
     return getattr(transformers, f"{family}ForCausalLM")(shape)
 
 
-def _said(ours: dict[str, Tensor], name: str, p: Tensor, spec: ModelConfig) -> Tensor:
+def said(ours: dict[str, Tensor], name: str, p: Tensor, spec: ModelConfig) -> Tensor:
+    """Ours of the decoder's weight that transformers calls `name`."""
     head, _, tail = name.partition("model.layers.")
     layer, _, rest = tail.partition(".")
     prefix = f"decoder.layers.{layer}." if tail else ""
@@ -157,32 +165,32 @@ def _pack(seed: int, samples: list[tuple[int, int | None]], config: ModelConfig)
     )
 
 
-def plain_losses(reference: Published, batches: list[list[PackedBatch]]) -> list[float]:
-    """Train the published classes; the loss of each step."""
-    optimizer, losses = _adamw(reference), []
-    for step, packs in enumerate(batches):
-        half = 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - 1 - WARMUP)))
+def plain_losses(
+    reference: Published, batches: Sequence[Any], options: Optimizer = OPTIONS, steps: int = STEPS
+) -> list[float]:
+    """Train the published classes; the loss of each step. What a batch is, `reference.loss` says."""
+    optimizer, losses = _adamw(reference, options), []
+    most, least, warmup = options.lr, options.min_lr, options.warmup_steps
+    for step, batch in enumerate(batches):
+        half = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - 1 - warmup)))
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (step + 1) / WARMUP if step < WARMUP else 3e-4 + (3e-3 - 3e-4) * half
-        targets = sum(int((pack.labels >= 0).sum()) for pack in packs)
-        total = torch.zeros(())
-        for tokens, labels, tiles, places in (sample for pack in packs for sample in _samples(pack, reference.config)):
-            logits = reference(tokens, tiles.float(), places)
-            total = total + F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+            group["lr"] = most * (step + 1) / warmup if step < warmup else least + (most - least) * half
+        loss = reference.loss(batch)
         optimizer.zero_grad()
-        (total / targets).backward()
-        nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        loss.backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), options.clip)
         optimizer.step()
-        losses.append((total / targets).item())
+        losses.append(loss.item())
     return losses
 
 
-def _adamw(reference: Published) -> torch.optim.AdamW:
+def _adamw(reference: Published, options: Optimizer) -> torch.optim.AdamW:
     decayed, rest = [], []
     for name, p in reference.named_parameters():
         (rest if reference.undecayed(name, p) else decayed).append(p)
     groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    decay = options.weight_decay
+    return torch.optim.AdamW(groups, lr=1.0, betas=options.betas, eps=options.eps, weight_decay=decay)
 
 
 def _samples(pack: PackedBatch, config: ModelConfig) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -196,12 +204,14 @@ def _samples(pack: PackedBatch, config: ModelConfig) -> list[tuple[Tensor, Tenso
     return found
 
 
-def our_losses(model: VisionLanguageModel, batches: list[list[PackedBatch]]) -> list[float]:
+def our_losses(
+    model: VisionLanguageModel, batches: list[list[PackedBatch]], options: Optimizer = OPTIONS, steps: int = STEPS
+) -> list[float]:
     """Train ours; the loss of each step."""
     wrapped = wrapping.wrap(model)
-    optimizer, losses = wrapping.make_optimizer(wrapped, OPTIONS), []
+    optimizer, losses = wrapping.make_optimizer(wrapped, options), []
     for step, packs in enumerate(batches):
-        wrapping.set_rate(optimizer, OPTIONS, step, STEPS)
+        wrapping.set_rate(optimizer, options, step, steps)
         batch = training.cut([packs], wrapped)
         losses.append(training.train_step(wrapped, optimizer, batch, model.spec.objectives[0].build()).loss)
     return losses

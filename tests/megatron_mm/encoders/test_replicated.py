@@ -248,11 +248,15 @@ def counts(spec: Replicated) -> None:
 
 @FAMILIES
 def test_recomputed_layers_give_the_same_gradients(kind: type[Replicated]) -> None:
-    grads = []
+    grads, runs = [], []
     for recompute in ("none", "full"):
         model = built(kind(**SHAPE), published(kind), BuildContext(torch.float32, recompute=recompute))
+        model.vision_model.encoder.layers[1].self_attn.register_forward_hook(
+            lambda *_, kind=recompute: runs.append(kind)
+        )
         model(tiles())[0].values.square().sum().backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
+    assert runs == ["none", "full", "full"]
     assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
     assert all(grad.any() for name, grad in grads[0].items() if not name.endswith("k_proj.bias"))  # moves no softmax
 
