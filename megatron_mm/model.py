@@ -64,8 +64,9 @@ class LanguageStage(MegatronModule):
 
         Tiles have to have become `batch.visual` before. Logits [1, s / cp, vocab] are this rank's share of the
         vocabulary unless `gather_logits`, which asks for them whole, labels or not. Earlier stages return hidden
-        states. In training with an objective that taps layers: an Outcome, and hidden states with what was tapped. With megatron-core's `inference_context` the pack is one sample whose earlier tokens may lie in the KV
-        cache.
+        states. In training with an objective that taps layers it is an Outcome, and what was tapped is behind the
+        hidden states. With megatron-core's `inference_context` the pack is one sample whose earlier tokens may lie in
+        the KV cache.
         """
         mine = own_part(batch) if self.config.context_parallel_size > 1 else batch
         context, sight = self._beside(batch, inference_context)
@@ -178,6 +179,10 @@ class VisionLanguageModel(nn.Module):
             for inside, parameter in stage.get_submodule("decoder").named_parameters():
                 if self.spec.injection.owns(inside) == (name == "injection"):
                     yield inside, parameter
+
+    def carried_rows(self, length: int) -> int:
+        """Rows that pipeline stages send each other behind the hidden states of a pack of so many positions."""
+        return self.stages[0].carried_rows(length)  # type: ignore[operator]
 
     def freeze(self, train: Iterable[str]) -> None:
         """Train the axes and parts named in `train` and freeze all else."""

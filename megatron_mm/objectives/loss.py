@@ -51,7 +51,7 @@ class Loss:
         return torch.zeros((), dtype=torch.int64)
 
     def shares(self, outcome: Outcome, batch: PackedBatch, weights: Tensor) -> Tensor:
-        """float32 [parts]: what this pack adds to each part of the global batch's loss, `weights` being its divisors."""
+        """float32 [parts]: this pack's part of each of the global batch's losses, whose divisors are `weights`."""
         totals = [part.total(getattr(outcome, part.reads), batch) for part in self.parts]
         return torch.stack([each.float() for each in totals]) / weights
 

@@ -57,7 +57,8 @@ class PatchAligning(Objective):
             )
         if [each.channels for each in self.teacher.maps] != [self.width]:
             raise ConfigError(
-                f"the teacher gives {[each.channels for each in self.teacher.maps]} channels, and {self.width} are compared",
+                f"the teacher's maps have {[each.channels for each in self.teacher.maps]} channels, and {self.width} "
+                "are compared",
                 where="objectives.width",
                 fix="set it to the channels of the teacher's one map",
             )
@@ -74,7 +75,7 @@ class PatchAligning(Objective):
         return self.side // self.teacher.maps[0].rows
 
     def taps(self, layers: int) -> list[int]:
-        """Tapped hidden states, counted as by transformers: 0 goes into the first layer, `layers` left the last norm."""
+        """Tapped hidden states, counted as transformers does: 0 enters the first layer, `layers` left the last norm."""
         return list(range(layers % self.every, layers + 1, self.every))
 
     def pool(self, model: ModelConfig) -> int:

@@ -39,12 +39,12 @@ class Taps(nn.Module):
         layers = {layer.layer_number - 1: layer for layer in decoder.layers}
         self._first = min(layers)
         own = [k for k in self._order if k in layers] + ([model.decoder.layers] if ctx.post_process else [])
-        wide, width, make = model.decoder.hidden, spec.width, {"dtype": ctx.params_dtype}
-        self.norms = nn.ModuleDict({str(k): nn.LayerNorm(wide, **make) for k in own})
-        self.taps = nn.ModuleDict({str(k): nn.Linear(wide, width, bias=False, **make) for k in own})
+        wide, width, dtype = model.decoder.hidden, spec.width, ctx.params_dtype
+        self.norms = nn.ModuleDict({str(k): nn.LayerNorm(wide, dtype=dtype) for k in own})
+        self.taps = nn.ModuleDict({str(k): nn.Linear(wide, width, bias=False, dtype=dtype) for k in own})
         if ctx.post_process:
-            self.input = nn.Linear(wide, width, **make)
-            self.output = nn.Linear(width, width, **make)
+            self.input = nn.Linear(wide, width, dtype=dtype)
+            self.output = nn.Linear(width, width, dtype=dtype)
         self._length = 0
         self._carried = self._last = torch.empty(0)
         self._hook(decoder, layers, is_last=ctx.post_process)
@@ -135,7 +135,7 @@ class _Fold:
         self._taps, self._is_last = taps, is_last
 
     def __call__(self, layer: Any, args: Any, kwargs: dict[str, Any], output: tuple[Tensor, Any]) -> Any:
-        params = kwargs.get("packed_seq_params")
+        params: Any = kwargs.get("packed_seq_params")
         if getattr(params, "cells", None) is None:
             return None
         (hidden, context), wide = output, self._taps._hidden
@@ -173,7 +173,7 @@ def mismatch(found: Tensor, taught: Tensor, form: str) -> Tensor:
 
 
 def _attention(asked: Tensor, answers: Tensor, heads: int) -> Tensor:
-    """At each place by itself: [p, d] over [k, p, d] -> [p, d]. The scale is that of all heads together (as published)."""
+    """At each place by itself: [p, d] over [k, p, d] -> [p, d]. Scaled by all heads' width, as published."""
     k, p, d = answers.shape
     split = answers.view(k, p, heads, d // heads)
     scores = torch.einsum("phd,kphd->kph", asked.view(p, heads, -1), split) * d**-0.5

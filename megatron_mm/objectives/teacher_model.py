@@ -1,4 +1,4 @@
-"""The teacher of patch aligning: a frozen encoder that is shown each image on a square, and whose padding is left out."""
+"""The teacher of patch aligning: a frozen encoder that sees each image on a square; the padding is left out."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ class Teacher(MegatronModule):
         self.spec, self.model = spec, model
         self.objectives = nn.ModuleDict({"teacher": spec.teacher.build(ctx)})
         self.requires_grad_(False)
+
+    def count(self, size: tuple[int, int]) -> int:
+        """Features of a tile of this height and width."""
+        rows, columns = self.spec.grid(self.model, size)
+        return rows * columns
+
+    def nothing(self) -> Tensor:
+        """Of no tile the features, [0, width]."""
+        weight = next(self.parameters())
+        return weight.new_zeros(0, self.spec.width)
 
     def train(self, mode: bool = True) -> Teacher:
         """It never trains: dropout and the like stay off."""
