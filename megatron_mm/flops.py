@@ -17,6 +17,10 @@ class Flops:
     mixing: float = 0.0
     entrance: float = 0.0
 
+    def __add__(self, other: Flops) -> Flops:
+        """Of two modules together; sum(..., Flops()) of many."""
+        return Flops(self.weights + other.weights, self.mixing + other.mixing, self.entrance + other.entrance)
+
     @property
     def forward(self) -> float:
         """All of them."""

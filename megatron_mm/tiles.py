@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,8 +35,10 @@ class VariedTiles:
         return len(self.sizes)
 
     def __getitem__(self, run: slice) -> VariedTiles:
-        """A run of neighbours."""
-        first, last, _ = run.indices(len(self))
+        """A run of neighbours: a view. Raises ValueError for a step, which no view has."""
+        first, last, step = run.indices(len(self))
+        if step != 1:
+            raise ValueError(f"tiles of many sizes in steps of {step}")
         start, length = (3 * _area(part) for part in (self.sizes[:first], self.sizes[first:last]))
         return VariedTiles(self.pixels[start : start + length], self.sizes[first:last])
 
@@ -69,12 +72,13 @@ def as_tiles(pixels: np.ndarray, sizes: Sizes | None) -> Tiles:
 
 
 def joined(parts: Sequence[Tiles]) -> Any:
-    """The tiles of all parts, part after part."""
-    first, *_ = parts
-    if isinstance(first, Tensor):
-        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    """The tiles of all parts, at least one, part after part: a tensor where all of them are."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts):
+        return torch.cat(tensors)
     varied = [VariedTiles.of(part) for part in parts]
-    return VariedTiles(torch.cat([part.pixels for part in varied]), sum((part.sizes for part in varied), ()))
+    sizes = tuple(chain.from_iterable(part.sizes for part in varied))
+    return VariedTiles(torch.cat([part.pixels for part in varied]), sizes)
 
 
 def in_passes(tiles: Tiles, pixels: int) -> Iterator[Tiles]:

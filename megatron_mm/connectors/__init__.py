@@ -11,4 +11,5 @@ CONNECTORS = Registry("connector", {
     "multi_layer": "megavlm.megatron_mm.connectors.multi_layer:MultiLayer",
     "mmfuser": "megavlm.megatron_mm.connectors.mmfuser:MMFuser",
     "deformable": "megavlm.megatron_mm.connectors.deformable:DeformableConnector",
+    "image_rows": "megavlm.megatron_mm.connectors.image_rows:ImageRows",
 })  # fmt: skip

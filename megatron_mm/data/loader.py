@@ -237,7 +237,8 @@ def shares_of(model: ModelConfig, grid: Grid, counts: Sequence[Sequence[int]], s
 def to_torch(arrays: PackArrays) -> PackedBatch:
     """Add the batch axis of one and hand the arrays over without a copy."""
     tensors = _tensors(arrays, ("tokens", "labels", "loss_weights", "position_ids"))
-    tensors["tiles"] = as_tiles(arrays.tiles, arrays.sizes)
+    elsewhere = arrays.sizes and not arrays.tiles.size
+    tensors["tiles"] = as_tiles(arrays.tiles, () if elsewhere else arrays.sizes)
     context = None if arrays.context is None else Context(**_tensors(arrays.context, ("tags",)))
     return PackedBatch(**tensors, context=context, sizes=arrays.sizes)
 

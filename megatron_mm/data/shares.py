@@ -1,8 +1,8 @@
 """Who looks at which tile: the global batch's tiles in equal shares over all processes. Arithmetic only, no torch.
 
 A text-only pack beside one of many images, or a replica that got all the images, changes nothing: every process encodes
-as many tiles as any other, to within one; where tiles differ in size as many visual tokens, to within a tile. All of
-them work it out alike, from the tiles of each pack.
+as many tiles as any other, to within one; where tiles differ in size its visual tokens are an equal share's to within
+a tile's. All of them work it out alike, from the tiles of each pack.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shares:
     """Tiles are numbered through the global batch: replica after replica, pack after pack, in the packs' order.
 
     `counts[d][k]`: tiles in pack k of data-parallel replica d. `wanted_by`: the pipeline stages that want the tiles of
-    their replica. `work`: of each tile, how much it costs to look at; None where all cost the same.
+    their replica. `work`: of each tile, how much it costs to look at, from 1; None where all cost the same.
     """
 
     grid: Grid
@@ -83,8 +83,8 @@ class Shares:
         size = self.grid.size
         if self.work is None:
             return [share * self.total // size for share in range(size + 1)]
-        done = list(accumulate(self.work))
-        return [bisect_right(done, share * sum(self.work) // size) for share in range(size)] + [self.total]
+        done = list(accumulate(self.work, initial=0))  # a share ends before the tile that would take it past its end
+        return [0] + [bisect_right(done, share * done[-1] // size) - 1 for share in range(1, size)] + [self.total]
 
     def wants(self, member: int) -> bool:
         """Whether it is a pipeline stage that wants the tiles of its replica."""

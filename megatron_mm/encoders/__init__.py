@@ -13,4 +13,6 @@ ENCODERS = Registry("encoder", {
     "mixture": "megavlm.megatron_mm.encoders.mixture:Mixture",
     "llava_hr": "megavlm.megatron_mm.encoders.llava_hr:LlavaHr",
     "dinov2": "megavlm.megatron_mm.encoders.dinov2:Dinov2",
+    "eve": "megavlm.megatron_mm.encoders.eve:Eve",
+    "eve_v2": "megavlm.megatron_mm.encoders.eve_v2:EveV2",
 })  # fmt: skip

@@ -15,7 +15,7 @@ from ..flops import Flops
 from ..maps import MapShape
 from . import ENCODERS
 from .base import Encoder
-from .mixture import added, encoder_at
+from .mixture import encoder_at, standing_at
 from .replicated import Replicated
 
 if TYPE_CHECKING:
@@ -105,16 +105,21 @@ class LlavaHr(Encoder):
         alignment = high_cells * (high + low) * hidden + cells * (self.kernel**2 + low) * low + (2 * low + 1) * gate
         merging = cells * (low + high) * low
         adapter = Flops(weights=2.0 * (len(self.after) * alignment + merging))
-        return added([self.low.flops(), self.high.flops(), adapter])
+        return self.low.flops() + self.high.flops() + adapter
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where one of the encoders cannot be split over `parallel`."""
-        self.low.check(parallel)
-        self.high.check(parallel)
+        for place, encoder in (("low", self.low), ("high", self.high)):
+            with standing_at(place):
+                encoder.check(parallel)
 
     def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
         """The linear layers that run in FP8: the encoders'."""
-        return [*self.low.fp8_widths(parallel), *self.high.fp8_widths(parallel)]
+        return [
+            (f"{place}.{width}", size, split)
+            for place, encoder in (("low", self.low), ("high", self.high))
+            for width, size, split in encoder.fp8_widths(parallel)
+        ]
 
     def build(self, ctx: BuildContext) -> LlavaHrModel:
         """Both encoders and the adapter, weights not drawn."""

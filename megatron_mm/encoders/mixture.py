@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import astuple
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, field_validator, model_validator
@@ -83,16 +84,21 @@ class Mixture(Encoder):
 
     def flops(self) -> Flops:
         """Forward FLOPs of one tile, resizing not counted."""
-        return added(expert.flops() for expert in self.used.values())
+        return sum((expert.flops() for expert in self.used.values()), Flops())
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where one of the experts cannot be split over `parallel`."""
-        for expert in self.used.values():
-            expert.check(parallel)
+        for key, expert in self.used.items():
+            with standing_at(f"experts.{key}"):
+                expert.check(parallel)
 
     def fp8_widths(self, parallel: Parallel) -> list[tuple[str, int, int]]:
         """The experts' linear layers that run in FP8."""
-        return [width for expert in self.used.values() for width in expert.fp8_widths(parallel)]
+        return [
+            (f"experts.{key}.{width}", size, split)
+            for key, expert in self.used.items()
+            for width, size, split in expert.fp8_widths(parallel)
+        ]
 
     def build(self, ctx: BuildContext) -> MixtureModel:
         """The experts in use, weights not drawn."""
@@ -103,16 +109,22 @@ class Mixture(Encoder):
 
 def encoder_at(place: str, value: Any) -> Any:
     """One encoder of several, written as any point; raises ConfigError that says at which `place` it stands."""
-    try:
+    with standing_at(place):
         return TypeAdapter(point(ENCODERS)).validate_python(value)
+
+
+@contextmanager
+def standing_at(place: str) -> Iterator[None]:
+    """Where one encoder of several says `encoder.KEY` in a ConfigError, it says `encoder.PLACE.KEY`."""
+    try:
+        yield
     except ConfigError as error:
-        inside = (error.where or "").removeprefix("encoder")
-        raise ConfigError(error.what, where=f"encoder.{place}{inside}", fix=error.fix) from None
+        what, where, fix = (_at(place, text) for text in (error.what, error.where, error.fix))
+        raise ConfigError(what, where=where, fix=fix) from None
 
 
-def added(each: Iterable[Flops]) -> Flops:
-    """All of them together."""
-    return Flops(*(sum(kind) for kind in zip(*map(astuple, each), strict=True)))
+def _at(place: str, text: str | None) -> str:
+    return re.sub(r"^encoder$|\bencoder(?=\.\w)", lambda _: f"encoder.{place}", text or "")
 
 
 def _require_single(key: str, expert: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 from hypothesis import given
@@ -24,6 +25,31 @@ def test_nobody_looks_at_more_than_one_tile_more_than_another(made: Shares) -> N
     runs = [made.looks_at(member) for member in range(made.grid.size)]
     assert sorted(tile for run in runs for tile in run) == list(range(made.total))
     assert max(map(len, runs)) - min(map(len, runs)) <= 1
+
+
+@given(shares(), st.data())
+def test_work_is_shared_to_within_a_tiles(made: Shares, data: st.DataObject) -> None:
+    """No share is a whole tile's work away from an equal one: shares are runs of neighbours."""
+    work = data.draw(st.lists(st.integers(1, 700), min_size=made.total, max_size=made.total))
+    made = replace(made, work=work)
+    runs = [made.looks_at(member) for member in range(made.grid.size)]
+    assert sorted(tile for run in runs for tile in run) == list(range(made.total))
+    for run in runs:
+        done = sum(work[tile] for tile in run)
+        assert not work or abs(done - sum(work) / made.grid.size) < max(work)
+
+
+@given(shares(), st.integers(1, 700))
+def test_tiles_of_equal_work_are_shared_as_tiles_of_one_size(made: Shares, each: int) -> None:
+    by_work = replace(made, work=[each] * made.total)
+    for member in range(made.grid.size):
+        assert by_work.looks_at(member) == made.looks_at(member)
+
+
+def test_tiles_of_any_work_are_all_looked_at() -> None:
+    for work in ([0, 0, 9, 1], [9, 0, 0, 0], [0, 0, 0, 0]):
+        runs = [Shares(Grid(2), [[3], [1]], work=work).looks_at(k) for k in range(2)]
+        assert [tile for run in runs for tile in run] == [0, 1, 2, 3]
 
 
 @given(shares(), st.integers(1, 4))

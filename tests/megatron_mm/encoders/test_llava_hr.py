@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.encoders.clip import Clip
 from megavlm.megatron_mm.encoders.convnext import ConvNeXt
@@ -34,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def spec_of(case: str = "one grid", **options: Any) -> LlavaHr:
-    return LlavaHr.parse({"image_size": SIDE, "low": LOW, "high": HIGH, "after": [1, 3], **CASES[case], **options})
+    return LlavaHr.parse({"image_size": SIDE, "low": LOW, "high": HIGH, "after": [1, 3]} | CASES[case] | options)
 
 
 def tiles(n: int = 2) -> Tensor:
@@ -265,6 +266,15 @@ def test_no_tiles() -> None:
 def test_impossible_shapes(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         spec_of(**options)
+
+
+def test_a_layout_that_splits_an_encoder_names_it() -> None:
+    split = {"name": "internvit", "image_size": 84, "layers": 1, "hidden": 50, "heads": 25, "ffn": 64}
+    spec = spec_of(high=split)
+    with pytest.raises(ConfigError, match=r"^encoder\.high\.heads 25 .* parallel\.tp 2") as error:
+        spec.check(Parallel(tp=2))
+    assert error.value.fix == "set encoder.high.dummy_heads=1, or a tp that divides 25"
+    assert [key for key, *_ in spec.fp8_widths(Parallel())] == ["high.hidden", "high.hidden", "high.ffn"]
 
 
 def test_reads_what_it_wrote() -> None:

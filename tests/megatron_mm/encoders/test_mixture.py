@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.encoders.clip import Clip
 from megavlm.megatron_mm.encoders.convnext import ConvNeXt
@@ -166,6 +167,7 @@ def test_sums() -> None:
     assert dict(spec.parts) == each and spec.parameters() == sum(p.numel() for p in model.parameters())
     other, high = Siglip.parse(EXPERTS["other"]).flops(), ConvNeXt.parse(EXPERTS["high"]).flops()
     assert spec.flops().forward == pytest.approx(other.forward + high.forward)
+    assert spec.flops().mixing == other.mixing > 0  # ConvNeXt has no attention
     assert spec.flops().entrance == pytest.approx(other.entrance + high.entrance)
 
 
@@ -184,7 +186,10 @@ def test_reads_what_it_wrote() -> None:
         ({"experts": {"a.b": EXPERTS["low"]}}, "should match pattern"),
         ({"experts": {"experts": EXPERTS["low"]}}, "cannot be called"),
         ({"experts": {"a": {"name": "clpi"}}}, "unknown encoder 'clpi'.*where: encoder.experts.a "),
-        ({"experts": {"a": "siglip", "b": {**EXPERTS["low"], "layer": 4}}}, "3 layers.*where: encoder.experts.b.layer"),
+        (
+            {"experts": {"a": "siglip", "b": {**EXPERTS["low"], "layer": 4}}},
+            "experts.b.layer 4: 3 layers.*where: encoder.experts.b.layer",
+        ),
         ({"experts": {"a": "siglip", "b": {**EXPERTS["low"], "layrs": 4}}}, "'layrs'.*where: encoder.experts.b.layrs"),
         ({"experts": ["clip"]}, "valid dictionary"),
         ({"experts": {"a": Mixture.parse({"experts": EXPERTS})}}, "made of several encoders"),
@@ -194,6 +199,24 @@ def test_impossible_mixtures(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         mixture(**options)
     assert re.search(said, f"{error.value}".replace("\n", " "))
+
+
+SPLIT = {"name": "internvit", "image_size": 28, "layers": 1, "hidden": 50, "heads": 25, "ffn": 64}
+
+
+def test_a_layout_that_splits_an_expert_names_it() -> None:
+    spec = mixture(experts={**EXPERTS, "split": SPLIT})
+    with pytest.raises(ConfigError, match=r"^encoder\.experts\.split\.heads 25 .* parallel\.tp 2") as error:
+        spec.check(Parallel(tp=2))
+    assert error.value.where == "parallel.tp"
+    assert error.value.fix == "set encoder.experts.split.dummy_heads=1, or a tp that divides 25"
+    mixture(experts={**EXPERTS, "split": SPLIT}, use=["low"]).check(Parallel(tp=2))  # the others fit every layout
+
+
+def test_widths_of_fp8_name_the_expert() -> None:
+    widths = mixture(experts={**EXPERTS, "split": {**SPLIT, "dummy_heads": 7}}).fp8_widths(Parallel(tp=2))
+    assert widths[0] == ("experts.split.hidden", 50, 1) and widths[-1] == ("experts.split.ffn", 64, 2)
+    assert len(widths) == 3  # the others run in bfloat16
 
 
 # Eagle's Figure 4: combination -> millions of parameters, an MLP C -> 1024 -> 1024 included.

@@ -1,0 +1,45 @@
+"""EVEv2's patch embedding (Diao et al. 2025, arXiv 2502.06788): two convolutions, straight to the decoder's width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from ..flops import Flops
+from .patches import PatchEmbedding
+
+if TYPE_CHECKING:
+    from ..contracts import BuildContext
+    from .eve_v2_model import EveV2Model
+
+
+class EveV2(PatchEmbedding):
+    """A convolution over patches, exact GELU, and one over pool x pool of them; both have a bias.
+
+    The defaults are EVEv2's at an area of 800 x 800 pixels; 1600 x 1600 is image_size=1600 with the same weights.
+    """
+
+    name: Literal["eve_v2"] = "eve_v2"
+    image_size: PositiveInt = 800  # side of a square of the tiling's area
+    patch_size: PositiveInt = 16
+    hidden: PositiveInt = 1024  # between the convolutions
+    channels: PositiveInt = 3584  # the decoder's width, where the connector has no MLP: Qwen2.5-7B's
+
+    def parameters(self) -> int:
+        """Parameters of both convolutions."""
+        first = (3 * self.patch_size**2 + 1) * self.hidden
+        return first + (self.pool**2 * self.hidden + 1) * self.channels
+
+    def flops(self) -> Flops:
+        """Forward FLOPs of one tile."""
+        patches = 2.0 * self.cells * self.pool**2
+        return Flops(
+            weights=patches * self.hidden * self.channels, entrance=patches * 3 * self.patch_size**2 * self.hidden
+        )
+
+    def build(self, ctx: BuildContext) -> EveV2Model:
+        """The encoder, weights not drawn."""
+        from .eve_v2_model import EveV2Model
+
+        return EveV2Model(self, ctx)
