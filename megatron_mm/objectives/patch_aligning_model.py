@@ -1,7 +1,8 @@
 """Patch aligning's own weights, each beside the layer that it taps, and how what is tapped comes to the last stage.
 
-What is kept of a hidden state is its projection at the image's places. That rides through the layers as their `context`,
-so that it is an output of recomputed layers too, and on to the next pipeline stage as rows behind the hidden states.
+What is kept of a hidden state is its projection at the image's places. That rides through the layers as their
+`context`, so that it is an output of recomputed layers too, and on to the next pipeline stage as rows behind
+the hidden states.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Taps(nn.Module):
         return math.ceil((len(self._order) - 1) * self.cells.most(length) * self.spec.width / self._hidden)
 
     def begin(self, received: Tensor | None, rows: int, batch: PackedBatch) -> tuple[Tensor | None, Tensor]:
-        """What came from the stage before, `rows` of it hidden states -> those, and what was tapped there [k, p, width].
+        """What came from the stage before, `rows` of it hidden states -> those, and what was tapped [k, p, width].
 
         None on the first stage, where nothing was.
         """
@@ -86,7 +87,7 @@ class Taps(nn.Module):
         if self._sequence_parallel:
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         picked = hidden[:, 0].index_select(0, rows.flatten())
-        return picked.view(*rows.shape, -1).mean(1)
+        return picked.view(*rows.shape, picked.shape[-1]).mean(1)
 
     def _hook(self, decoder: GPTModel, layers: dict[int, Any], is_last: bool) -> None:
         for k, layer in layers.items():
@@ -155,7 +156,7 @@ class PatchAligningLoss(Loss):
 
     def total(self, values: Tensor, batch: PackedBatch) -> Tensor:
         """float32 [cells] -> the sum over images of their means."""
-        counts = torch.tensor(self._cells.counts(batch), device=values.device)
+        counts = torch.tensor(self._cells.counts(batch), dtype=torch.int64, device=values.device)
         return (values / counts.repeat_interleave(counts)).sum()
 
     def weight(self, batch: PackedBatch) -> Tensor:
@@ -176,6 +177,6 @@ def _attention(asked: Tensor, answers: Tensor, heads: int) -> Tensor:
     """At each place by itself: [p, d] over [k, p, d] -> [p, d]. Scaled by all heads' width, as published."""
     k, p, d = answers.shape
     split = answers.view(k, p, heads, d // heads)
-    scores = torch.einsum("phd,kphd->kph", asked.view(p, heads, -1), split) * d**-0.5
+    scores = torch.einsum("phd,kphd->kph", asked.view(p, heads, d // heads), split) * d**-0.5
     weights = scores.float().softmax(0).to(split.dtype)
     return torch.einsum("kph,kphd->phd", weights, split).reshape(p, d)

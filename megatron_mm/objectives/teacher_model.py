@@ -26,7 +26,7 @@ class Teacher(MegatronModule):
     """
 
     def __init__(self, spec: PatchAligning, ctx: BuildContext, model: ModelConfig) -> None:
-        shape = {"num_layers": 1, "hidden_size": spec.width, "num_attention_heads": 1}
+        shape = {"num_layers": 1, "hidden_size": spec.width, "num_attention_heads": ctx.parallel.tp}
         super().__init__(config=transformer_config(whole(ctx), **shape))
         self.spec, self.model = spec, model
         self.objectives = nn.ModuleDict({"teacher": spec.teacher.build(ctx)})
@@ -50,10 +50,12 @@ class Teacher(MegatronModule):
     def forward(self, tiles: Tiles) -> VisualTokens:
         """Tiles of many sizes -> the features of each one's cells, row-major, [cells, width] in all."""
         varied = VariedTiles.of(tiles)
+        if not len(varied):
+            return VisualTokens(self.nothing(), torch.zeros(0, dtype=torch.int64, device=varied.device))
         (seen,) = self.objectives["teacher"](torch.cat([self._square(tile)[None] for tile in varied.each()]))
         grids = [self.spec.grid(self.model, size) for size in varied.sizes]
         found = [_middle(each, grid).flatten(0, 1) for each, grid in zip(seen.tiles, grids, strict=True)]
-        counts = torch.tensor([rows * columns for rows, columns in grids], device=varied.device)
+        counts = torch.tensor([rows * columns for rows, columns in grids], dtype=torch.int64, device=varied.device)
         segments = torch.arange(len(varied), device=varied.device).repeat_interleave(counts)
         return VisualTokens(torch.cat(found), segments)
 
