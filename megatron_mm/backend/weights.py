@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from torch import Tensor
+
+from ..injection.copies import original
 
 EMBEDDING_STD = 0.02
 TABLES = ("word_embeddings", "output_layer")
@@ -24,12 +27,14 @@ def initialise(model: Any, seed: int) -> None:
     a checkpoint would contain. Matrices are normal with deviation 1/sqrt(fan-in), those that end a residual branch
     divided by sqrt(2 * layers) (GPT-2); tables normal with 0.02; norms one, biases zero; a parameter's own
     `init_values` (float32, the whole tensor), `init_constant` or `init_std` wins. Of a parameter with an `init_shape`
-    only that much of the whole tensor, from its first element on, is drawn; what pads it is zero.
+    only that much of the whole tensor, from its first element on, is drawn; what pads it is zero. A weight that begins
+    as a copy of another is drawn as that one is.
     """
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
             shape = _drawn_shape(model, tensor)
-            tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(tensor, seed, shape, _layers(model, tensor)))))
+            named = replace(tensor, key=original(model.spec, tensor.key) or tensor.key)
+            tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(named, seed, shape, _layers(model, tensor)))))
 
 
 def _sharded(values: Any) -> Iterator[ShardedTensor]:

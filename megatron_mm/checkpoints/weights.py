@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 
 from megavlm.platform.errors import InputError
 
+from ..injection.copies import original
 from ..parts import place_of
 from .safe_load import check_index, load_state
 
@@ -26,22 +28,39 @@ Weights = dict[str, dict[str, Any]]  # part of the model -> name -> what megatro
 def fill(model: VisionLanguageModel, *folders: Path, skip: Skip = lambda axis, inside: False) -> None:
     """Read this rank's part of every weight, whatever layout wrote it: each from the last of `folders` that holds it.
 
-    Those that `skip` names, by axis and name in it, stay as they are. What FP8 keeps beside the weights is not read.
-    Raises InputError naming the first weight that no checkpoint holds or that has another shape there, or when a
-    checkpoint holds more than tensors.
+    One that none of them holds, and that begins as a copy of another, is read as that other one. Those that `skip`
+    names, by axis and name in it, stay as they are. What FP8 keeps beside the weights is not read. Raises InputError
+    naming the first weight that no checkpoint holds or that has another shape there, or when a checkpoint holds more
+    than tensors.
     """
     wanted = {part: dict(_wanted(model, state, skip)) for part, state in model.sharded_state_dict().items()}
     shapes = {folder: _shapes(folder) for folder in folders}
+    copies = {part: dict(_copies(model, state, shapes)) for part, state in wanted.items()}
+    own = {part: {k: v for k, v in state.items() if k not in copies[part]} for part, state in wanted.items()}
+    for state in (own, copies):  # apart: megatron-core refuses one tensor for two weights
+        _read(model, state, shapes)
+
+
+def _read(model: VisionLanguageModel, wanted: Weights, shapes: dict[Path, Shapes]) -> None:
     sources = {
         (part, name): _holder(name, value, shapes, model.spec.decoder.vocab)
         for part, state in wanted.items()
         for name, value in state.items()
     }
-    for folder in folders:
+    for folder in shapes:
         of = {part: {k: v for k, v in state.items() if sources[part, k] == folder} for part, state in wanted.items()}
         if any(of.values()):
             found = load_state(of, folder)
             model.load_parts({part: found.get(part, {}) for part in wanted})
+
+
+def _copies(model: VisionLanguageModel, state: dict[str, Any], shapes: dict[Path, Shapes]) -> Iterator[tuple[str, Any]]:
+    """Those weights that no checkpoint holds and that begin as copies, under the key of what they are copies of."""
+    for name, value in state.items():
+        key = _first(value).key
+        other = original(model.spec, key)
+        if other is not None and not any(key in held for held in shapes.values()):
+            yield name, replace(value, key=other)
 
 
 def _wanted(model: VisionLanguageModel, state: dict[str, Any], skip: Skip) -> Iterator[tuple[str, Any]]:

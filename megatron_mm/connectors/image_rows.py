@@ -73,14 +73,13 @@ class ImageRows(Connector):
         return 2 * channels + attention + mlp
 
     def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile; what is done once for all tiles, the class token's query and the end token, not.
+        """Forward FLOPs of one tile; not what is done once for all: the class token's query, a row's end.
 
         No key and no value of a cell is made (query_attention.py).
         """
         channels, only = self.channels(maps, width), the_only(maps, self.name)
         cells = only.rows * only.columns
-        own = cells + self.class_attention  # tokens that only this tile has
-        mlp = mlp_flops(own, channels, width, self.hidden).weights if self.layers else 0.0
+        mlp = mlp_flops(cells + 1, channels, width, self.hidden).weights if self.layers else 0.0
         attention = self.class_attention * 4.0 * channels**2
         return Flops(weights=mlp + attention, mixing=self.class_attention * 4.0 * cells * self.heads * channels)
 

@@ -40,12 +40,11 @@ class ImageRowsModel(MegatronModule):
         grids = feature.grids if feature.grid is None else (feature.grid,) * len(feature.images)
         own = torch.cat([feature.values, self._class_tokens(feature.values, grids), self.split_embedding[None]])
         own = own if self.projector is None else self.projector(own)  # a row's end is alike everywhere: one is enough
-        places, counts = _order(grids)
+        places, counts = _order(grids, own.device)
         ends = own[-1:].expand(sum(rows for rows, _ in grids), -1)
         parts = torch.cat([own[:-1], ends])
         # A copy to each place once, so that the backward pass only copies too: an index would add.
-        values = torch.empty_like(parts).index_copy_(0, places.to(parts.device), parts)
-        counts = counts.to(parts.device)
+        values = torch.empty_like(parts).index_copy_(0, places, parts)
         return VisualTokens(values, feature.images.repeat_interleave(counts, output_size=len(values)))
 
     def _class_tokens(self, cells: Tensor, grids: Sizes) -> Tensor:
@@ -58,13 +57,14 @@ class ImageRowsModel(MegatronModule):
         return attention.answer(query, softmax_means(attention.normed(cells), asks, counts))
 
 
-def _order(grids: Sizes) -> tuple[Tensor, Tensor]:
+def _order(grids: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where all cells go, then all class tokens, then all ends of rows; and how many tokens each tile has."""
-    rows, columns = torch.tensor(grids, dtype=torch.int64).view(-1, 2).T
-    tile = torch.arange(len(grids)).repeat_interleave(rows)  # of each row
+    rows, columns = torch.tensor(grids, dtype=torch.int64, device=device).view(-1, 2).T
+    all_rows, all_cells = sum(down for down, _ in grids), sum(down * across for down, across in grids)
+    tile = torch.arange(len(grids), device=device).repeat_interleave(rows, output_size=all_rows)  # of each row
     widths = columns[tile]
-    others = tile + 1 + torch.arange(len(tile))  # class tokens and ends before each row
-    cells = torch.arange(int(widths.sum())) + others.repeat_interleave(widths)
+    others = tile + 1 + torch.arange(all_rows, device=device)  # class tokens and ends before each row
+    cells = torch.arange(all_cells, device=device) + others.repeat_interleave(widths, output_size=all_cells)
     counts = rows * (columns + 1) + 1
     return torch.cat([cells, counts.cumsum(0) - counts, widths.cumsum(0) + others]), counts
 

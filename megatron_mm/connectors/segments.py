@@ -17,9 +17,9 @@ def softmax_means(cells: Tensor, queries: Tensor, counts: Sequence[int]) -> Tens
     softmax(queries . cells). Softmax and sums over blocks are float32. Sums run in a fixed order, here and in the
     backward pass: a result repeats to the bit.
     """
-    blocks = torch.tensor([-(-count // BLOCK) for count in counts], dtype=torch.int64)
-    total, lengths = int(blocks.sum()), blocks.to(cells.device)
-    places = _places(torch.tensor(counts, dtype=torch.int64), blocks).to(cells.device)
+    blocks = [-(-count // BLOCK) for count in counts]
+    total, lengths = sum(blocks), torch.tensor(blocks, dtype=torch.int64, device=cells.device)
+    places = _places(counts, lengths)
     padded = cells.new_zeros(total * BLOCK, cells.shape[1]).index_copy_(0, places, cells).unflatten(0, (total, BLOCK))
     outside = torch.ones(total * BLOCK, 1, dtype=torch.bool, device=cells.device).index_fill_(0, places, False)
     scores = (padded @ queries.T).to(torch.promote_types(cells.dtype, torch.float32))
@@ -31,11 +31,12 @@ def softmax_means(cells: Tensor, queries: Tensor, counts: Sequence[int]) -> Tens
     return means.to(cells.dtype)
 
 
-def _places(counts: Tensor, blocks: Tensor) -> Tensor:
-    """Where each cell goes when every tile fills whole blocks."""
-    padding = blocks * BLOCK - counts
+def _places(counts: Sequence[int], blocks: Tensor) -> Tensor:
+    """Where each cell goes when every tile fills whole blocks. Made on the device, which nobody waits for."""
+    each, cells = torch.tensor(counts, dtype=torch.int64, device=blocks.device), sum(counts)
+    padding = blocks * BLOCK - each
     before = padding.cumsum(0) - padding
-    return torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
+    return torch.arange(cells, device=blocks.device) + before.repeat_interleave(each, output_size=cells)
 
 
 def _reduced(how: str, values: Tensor, lengths: Tensor) -> Tensor:

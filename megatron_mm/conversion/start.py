@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 def fill_parts(model: VisionLanguageModel, checkpoint: Path) -> None:
     """Read this rank's part of every weight of the axes that the checkpoint holds, and leave the others as they are.
 
-    Raises InputError for a checkpoint that is damaged, or of another model.
+    But those that begin as copies of weights which it holds become that. Raises InputError for a checkpoint that is
+    damaged, or of another model.
     """
     held, lacking = parts_of(checkpoint), lacking_of(checkpoint)
-    fill(model, checkpoint, skip=lambda axis, inside: axis not in held or _within(f"{axis}.{inside}", lacking))
+
+    def is_left(axis: str, inside: str) -> bool:
+        if axis not in held and axis == "injection":
+            axis, inside = "decoder", model.spec.injection.copied_from(inside) or ""
+        return not inside or axis not in held or _within(f"{axis}.{inside}", lacking)
+
+    fill(model, checkpoint, skip=is_left)
 
 
 def parts_of(checkpoint: Path) -> list[str]:

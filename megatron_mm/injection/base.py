@@ -58,6 +58,10 @@ class Injection(Config):
         """Whether a parameter inside the decoder, by its name there, is the injection's."""
         return False
 
+    def copied_from(self, name: str) -> str | None:
+        """The decoder's parameter that one of the injection's own begins as a copy of, by their names there."""
+        return None
+
     def layer_specs(self, specs: Mapping[int, ModuleSpec], decoder: Decoder) -> list[ModuleSpec]:
         """The decoder's layers, given by their numbers in the whole decoder from 0, as this injection wants them."""
         return list(specs.values())

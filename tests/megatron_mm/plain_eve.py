@@ -20,10 +20,10 @@ def normalised(image: Tensor) -> Tensor:
 
 
 def read(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Attention of [n, channels] over [m, channels], as published scaled by the root of all channels."""
+    """Attention of [..., n, channels] over [..., m, channels], as published scaled by the root of all channels."""
     found = []
     for q, k, v in zip(*(x.chunk(heads, -1) for x in (queries, keys, values)), strict=True):
-        found.append((q @ k.T * queries.shape[-1] ** -0.5).softmax(-1) @ v)
+        found.append((q @ k.transpose(-1, -2) * queries.shape[-1] ** -0.5).softmax(-1) @ v)
     return torch.cat(found, -1)
 
 
@@ -38,14 +38,14 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """[channels] over [n, channels] -> [channels]."""
+        """One [..., 1, channels] over [..., n, channels] -> [..., 1, channels]."""
         k, v = self.kv(keys).chunk(2, -1)
-        return query + self.proj(read(self.q(query)[None], k, v, self.heads)[0])
+        return query + self.proj(read(self.q(query), k, v, self.heads))
 
 
 def in_rows(features: Tensor, first: Tensor, end: Tensor) -> Tensor:
-    """[channels, rows, columns] -> [1 + rows * (columns + 1), channels]: the class token, each row and its end."""
-    rows = [torch.cat([row.T, end[None]]) for row in features.unbind(1)]
+    """[rows, columns, channels] -> [1 + rows * (columns + 1), channels]: the class token, each row and its end."""
+    rows = [torch.cat([row, end[None]]) for row in features]
     return torch.cat([first[None], *rows])
 
 
@@ -63,18 +63,11 @@ class PatchEmbedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[3, height, width] in 0..255 -> [tokens, width]."""
         features = self.patch_embedding(normalised(image)[None])[0]
-        rows = [
-            torch.stack([self._window(window) for window in row.split(self.pool, 2)], 1)
-            for row in features.split(self.pool, 1)
-        ]
-        cells = torch.stack(rows, 1)
-        first = self.global_attention(self.class_embedding, cells.flatten(1).T)
+        windows = features.unfold(1, self.pool, self.pool).unfold(2, self.pool, self.pool)
+        patches = windows.flatten(3).permute(1, 2, 3, 0)  # [rows, columns, of a window, channels]
+        cells = self.local_attention(patches.mean(2, keepdim=True), patches)[:, :, 0]
+        first = self.global_attention(self.class_embedding[None], cells.flatten(0, 1))[0]
         return self.projector(in_rows(cells, first, self.split_embedding))
-
-    def _window(self, window: Tensor) -> Tensor:
-        """[channels, pool, pool] -> [channels]."""
-        patches = window.flatten(1).T
-        return self.local_attention(patches.mean(0), patches)
 
 
 class PatchEmbeddingV2(nn.Module):
@@ -89,7 +82,7 @@ class PatchEmbeddingV2(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[3, height, width] in 0..255 -> [tokens, width]."""
         cells = self.patch_embedding(normalised(image)[None])[0]
-        return in_rows(cells, self.class_embedding, self.split_embedding)
+        return in_rows(cells.permute(1, 2, 0), self.class_embedding, self.split_embedding)
 
 
 class PatchAligning(nn.Module):
@@ -105,10 +98,9 @@ class PatchAligning(nn.Module):
     def forward(self, states: tuple[Tensor, ...]) -> Tensor:
         """Hidden states [cells, hidden] before each layer and behind the final norm -> [cells, width]."""
         known = {int(tap): self.taps[tap](self.norms[tap](states[int(tap)])) for tap in self.taps}
-        query = known.pop(self.layers)
+        query = known.pop(self.layers)[:, None]
         others = torch.stack(list(known.values()), 1)  # [cells, taps, width]
-        found = [read(q[None], keys, keys, self.heads)[0] for q, keys in zip(query, others, strict=True)]
-        return self.input(states[-1]) + self.output(torch.stack(found))
+        return self.input(states[-1]) + self.output(read(query, others, others, self.heads)[:, 0])
 
 
 def in_cells(sequence: Tensor, rows: int, columns: int) -> Tensor:
