@@ -17,7 +17,7 @@ class Connector(Config):
 
     name: str
 
-    def places(self, rows: int, columns: int) -> np.ndarray | None:
+    def cell_places(self, rows: int, columns: int) -> np.ndarray | None:
         """int64 [rows, columns]: where each cell of a tile's map stands among the tile's tokens; None where they are
         no longer apart."""
         return None

@@ -52,7 +52,7 @@ class ImageRows(Connector):
         only = the_only(maps, self.name)
         return only.rows * (only.columns + 1) + 1
 
-    def places(self, rows: int, columns: int) -> np.ndarray:
+    def cell_places(self, rows: int, columns: int) -> np.ndarray:
         """See Connector."""
         return 1 + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
 

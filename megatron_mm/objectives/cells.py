@@ -52,6 +52,6 @@ class Cells:
         """Among a tile's tokens: int64 [features, pool * pool], feature after feature, row-major."""
         pool = self._spec.pool(self._model)
         rows, columns = self._spec.grid(self._model, size)
-        places = self._model.connector.places(rows * pool, columns * pool)
+        places = self._model.connector.cell_places(rows * pool, columns * pool)
         windows = torch.as_tensor(places).view(rows, pool, columns, pool).transpose(1, 2)
         return windows.reshape(rows * columns, pool * pool)

@@ -90,7 +90,7 @@ class PatchAligning(Objective):
     def fits(self, model: ModelConfig) -> None:
         """See Objective."""
         where = "model.objectives"
-        if not model.encoder.any_size or model.connector.places(1, 1) is None:
+        if not model.encoder.any_size or model.connector.cell_places(1, 1) is None:
             what = f"encoder '{model.encoder.name}' and connector '{model.connector.name}' keep no cells apart"
             raise ConfigError(what, where=where, fix="patch aligning wants EVE's: eve or eve_v2, and image_rows")
         if model.injection.has_context:
