@@ -42,6 +42,8 @@ FORMATS = Registry("weight format", {
     "pix2struct": "megavlm.megatron_mm.conversion.pix2struct:Pix2Struct",
     "dinov2": "megavlm.megatron_mm.conversion.dinov2:Dinov2",
     "nvlm_d": "megavlm.megatron_mm.conversion.nvlm_d:NVLMD",
+    "eve": "megavlm.megatron_mm.conversion.eve:Eve",
+    "eve_v2": "megavlm.megatron_mm.conversion.eve_v2:EveV2",
     "eagle": "megavlm.megatron_mm.conversion.eagle:Eagle",
     "mmfuser": "megavlm.megatron_mm.conversion.mmfuser:MMFuser",
     "megavlm": "megavlm.megatron_mm.conversion.megavlm:MegaVLM",

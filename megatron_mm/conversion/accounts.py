@@ -15,6 +15,7 @@ from ..config import ModelConfig
 from .formats import Format
 from .ours import Slot
 from .published import Published
+from .rules import WeightMap
 from .transforms import Shape, Transform
 
 SHOWN = 3  # names in a message
@@ -87,12 +88,17 @@ def account(fmt: Format, pairs: Sequence[Pair], published: Published) -> Account
 
 
 def _why_ignored(fmt: Format, axes: set[str], name: str) -> str | None:
-    reasons = (fmt.maps[axis].why_ignored(name) for axis in axes)
-    elsewhere = (axis for axis, table in fmt.maps.items() if axis not in axes and table.names(name))
-    other = next(elsewhere, None)
-    return next((why for why in reasons if why), None) or (
-        f"of the {other}, which was not asked for" if other else None
-    )
+    """Why a tensor that makes no parameter is left out, in the words of its own axis where that is asked for."""
+    others = {axis: table for axis, table in fmt.maps.items() if axis not in axes}
+    other = next((axis for axis, table in others.items() if table.names(name)), None)
+    why = _reason([fmt.maps[axis] for axis in axes], name)
+    if why or other is None:
+        return why or _reason(others.values(), name)
+    return f"of the {other}, which was not asked for"
+
+
+def _reason(maps: Iterable[WeightMap], name: str) -> str | None:
+    return next((why for table in maps if (why := table.why_ignored(name))), None)
 
 
 def _check_shapes(pairs: Sequence[Pair], shapes: Mapping[str, Shape], published: Published) -> list[str]:

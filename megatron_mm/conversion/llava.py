@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,11 +45,13 @@ class LlavaLike(Format):
     model_type: ClassVar[str]
     loose = Llama.loose | TRAINING.keys() | {"image_aspect_ratio", "tokenizer_model_max_length"}
     order: ClassVar[tuple[str, ...]] = ("decoder.", "encoder.", "connector.")  # as published
+    # How the names of an axis' tensors begin, the first that fits; any other is the decoder's.
+    places: ClassVar[Mapping[str, str]] = {TOWER: "encoder", PROJECTOR: "connector"}
 
     def reading(self, names: Collection[str]) -> Format:
         """With the axes of which something is there: a first stage saves its projector alone (mm_projector.bin)."""
         own = copy(self)
-        held = {_axis(name) for name in names}
+        held = {self._axis(name) for name in names}
         own.maps = {axis: table for axis, table in self.maps.items() if axis in held}  # type: ignore[misc]
         return own
 
@@ -88,7 +90,5 @@ class LlavaLike(Format):
         }
         return {"config.json": as_json(self.config(spec.model) | told)}
 
-
-def _axis(name: str) -> str:
-    of = {TOWER: "encoder", PROJECTOR: "connector"}
-    return next((axis for prefix, axis in of.items() if name.startswith(prefix)), "decoder")
+    def _axis(self, name: str) -> str:
+        return next((axis for prefix, axis in self.places.items() if name.startswith(prefix)), "decoder")

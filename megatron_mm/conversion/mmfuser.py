@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import clip
+from .clip_behind import behind
 from .demands import Demand, require
 from .formats import Constant
 from .llama import LLAMA
 from .llava import PROJECTOR, TOWER, LlavaLike, projector
-from .neutral import full, norm
 from .rules import Rule, WeightMap
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ class MMFuser(LlavaLike):
 
     def constants(self, model: ModelConfig) -> Sequence[Constant]:
         """CLIP's layers behind the last one that is read, and the norm after them."""
-        of = model.encoder
-        behind = range(of.depth, of.layers)
-        return [*norm(f"{CLIP}post_layernorm", of.hidden), *(each for n in behind for each in _layer(of, n))]
+        return list(behind(model.encoder, CLIP))
 
     def notes(self, files: Sequence[str]) -> list[str]:
         """Its reader opens the last of 3 or of 6 files for the gammas."""
@@ -82,14 +80,3 @@ class MMFuser(LlavaLike):
             f"the published reader takes gamma1 and gamma2 from the last of {' or '.join(map(str, FILES))} files, and "
             f"this is {len(files)}: choose --max-shard for one of those"
         ]
-
-
-def _layer(of: Any, number: int) -> Iterator[Constant]:
-    """A layer that gives what it is given: its linears are zero."""
-    place, width = f"{CLIP}encoder.layers.{number}.", of.hidden
-    linears = dict.fromkeys([f"self_attn.{each}_proj" for each in ("q", "k", "v", "out")], (width, width))
-    for name, (rows, columns) in (linears | {"mlp.fc1": (of.ffn, width), "mlp.fc2": (width, of.ffn)}).items():
-        yield Constant(f"{place}{name}.weight", (rows, columns), full(0.0, rows, columns))
-        yield Constant(f"{place}{name}.bias", (rows,), full(0.0, rows))
-    yield from norm(f"{place}layer_norm1", width)
-    yield from norm(f"{place}layer_norm2", width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
 
 from ..contracts import BuildContext, FeatureMap
+from .building import without_values
 from .convnext import PATCH
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class ConvNeXtModel(nn.Module):
     def __init__(self, spec: ConvNeXt, ctx: BuildContext) -> None:
         super().__init__()
         self.spec = spec
-        trunk = _trunk(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        trunk = _trunk(spec, ctx.params_dtype)
         trunk.set_grad_checkpointing(ctx.recompute == "full")  # block by block
         self.stem, self.stages = trunk.stem, trunk.stages
         for stage in self.stages:
@@ -51,16 +53,17 @@ class ConvNeXtModel(nn.Module):
         return norm(x.unflatten(1, (side, side)).permute(0, 3, 1, 2))
 
 
-def _trunk(spec: ConvNeXt) -> Any:
-    """timm's ConvNeXt on the meta device; of its head not all is empty, and none is used."""
+def _trunk(spec: ConvNeXt, dtype: torch.dtype) -> Any:
+    """timm's ConvNeXt; of its head not all is empty, and none is used."""
     load()
     from timm.models.convnext import ConvNeXt as Timm
 
-    with torch.device("meta"):  # where it draws no weights
-        return Timm(
-            depths=spec.depths,
-            dims=spec.dims,
-            ls_init_value=spec.layer_scale,
-            norm_eps=spec.norm_eps,
-            num_classes=0,
-        )
+    make = partial(
+        Timm,
+        depths=spec.depths,
+        dims=spec.dims,
+        ls_init_value=spec.layer_scale,
+        norm_eps=spec.norm_eps,
+        num_classes=0,
+    )
+    return without_values(make, dtype)

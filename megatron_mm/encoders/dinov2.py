@@ -8,15 +8,14 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from ..flops import Flops
 from ..layout import require_divisible
-from ..maps import MapShape
-from .expert import IMAGENET_MEAN, IMAGENET_STD, Expert
+from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:
     from ..contracts import BuildContext
     from .dinov2_model import Dinov2Model
 
 
-class Dinov2(Expert):
+class Dinov2(PatchExpert):
     """Shape of a DINOv2 ViT; the defaults are ViT-L/14 with 4 registers, at the 448 px of Eagle's studies.
 
     The features are the last hidden state after the norm, without class token and registers (Eagle 1, arXiv
@@ -39,34 +38,14 @@ class Dinov2(Expert):
     std: tuple[float, float, float] = IMAGENET_STD
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Dinov2:
-        for key in ("image_size", "trained_size"):
-            require_divisible(getattr(self, key), f"encoder.{key}", self.patch_size, "encoder.patch_size")
-        require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
+    def _widths_fit(self) -> Dinov2:
         require_divisible(self.ffn, "encoder.ffn", self.hidden, "encoder.hidden")
         return self
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in a tile."""
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def table(self) -> tuple[int, int]:
-        """Rows and columns of patches that the table of positions is for."""
-        side = self.trained_size // self.patch_size
-        return side, side
 
     @property
     def first_patch(self) -> int:
         """How many tokens stand before the patches: the class token and the registers."""
         return 1 + self.registers
-
-    @property
-    def maps(self) -> tuple[MapShape, ...]:
-        """One map, the last hidden state."""
-        return (MapShape(self.name, -1, *self.grid, self.hidden),)
 
     def parameters(self) -> int:
         """Parameters of what is built."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
 
 from ..contracts import BuildContext, FeatureMap
+from .building import without_values
 from .positions import resized
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Dinov2Model(nn.Module):
     def __init__(self, spec: Dinov2, ctx: BuildContext) -> None:
         super().__init__()
         self.spec, self.recompute = spec, ctx.recompute == "full"
-        model = _model(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        model = _model(spec, ctx.params_dtype)
         self.embeddings, self.encoder, self.layernorm = model.embeddings, model.encoder, model.layernorm
         for table in self.embeddings.parameters(recurse=False):  # class token, registers, positions
             setattr(table, "init_std", 0.02)  # noqa: B010
@@ -57,8 +59,8 @@ class Dinov2Model(nn.Module):
         return torch.cat([before.expand(len(tiles), -1, -1), patches + positions[1:]], dim=1)
 
 
-def _model(spec: Dinov2) -> Any:
-    """transformers' model on the meta device."""
+def _model(spec: Dinov2, dtype: torch.dtype) -> Any:
+    """transformers' model, but for the mask token."""
     load()
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
@@ -73,7 +75,6 @@ def _model(spec: Dinov2) -> Any:
         num_register_tokens=spec.registers,
     )
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):  # where it draws no weights
-        model = Dinov2WithRegistersModel(config)
+    model = without_values(partial(Dinov2WithRegistersModel, config), dtype)
     del model.embeddings.mask_token
     return model

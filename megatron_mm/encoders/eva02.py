@@ -10,15 +10,14 @@ from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
 from ..layout import require_divisible
-from ..maps import MapShape
-from .expert import IMAGENET_MEAN, IMAGENET_STD, Expert
+from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:
     from ..contracts import BuildContext
     from .eva02_model import Eva02Model
 
 
-class Eva02(Expert):
+class Eva02(PatchExpert):
     """Shape of an EVA-02 detector's backbone; the defaults are eva02_L_coco_det_sys_o365, Eagle's "det-1024".
 
     1024 px are 64 x 64 patches of 1024 channels. The last block's output passes no norm. Most blocks attend inside
@@ -41,10 +40,7 @@ class Eva02(Expert):
     std: tuple[float, float, float] = IMAGENET_STD
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Eva02:
-        require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
-        require_divisible(self.image_size, "encoder.image_size", self.patch_size, "encoder.patch_size")
-        require_divisible(self.trained_size, "encoder.trained_size", self.patch_size, "encoder.patch_size")
+    def _windows_fit(self) -> Eva02:
         require_divisible(self.grid[0], "patches in a row of encoder.image_size", self.window, "encoder.window")
         if self.head_dim % 4:
             raise ConfigError(
@@ -55,26 +51,9 @@ class Eva02(Expert):
         return self
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in a tile."""
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def table(self) -> tuple[int, int]:
-        """Rows and columns of patches that the table of positions is for."""
-        side = self.trained_size // self.patch_size
-        return side, side
-
-    @property
     def head_dim(self) -> int:
         """Channels of a head."""
         return self.hidden // self.heads
-
-    @property
-    def maps(self) -> tuple[MapShape, ...]:
-        """The one feature map of a tile: what the last block gives."""
-        return (MapShape(self.name, -1, *self.grid, self.hidden),)
 
     def sees_all(self, block: int) -> bool:
         """Whether this block attends over the whole tile."""

@@ -6,6 +6,7 @@ The parameters have the names of the published multipath_encoder_wapper.py under
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts import BuildContext, FeatureMap
+from .building import without_values
 from .looking import at_side, look, nothing_seen, sharded
 
 if TYPE_CHECKING:
@@ -29,9 +31,7 @@ class LlavaHrModel(nn.Module):
         super().__init__()
         self.spec = spec
         self.low, self.high = spec.low.build(ctx), spec.high.build(ctx)
-        with torch.device("meta"):
-            adapter = Adapter(spec, recompute=ctx.recompute == "full")
-        self.adapter = adapter.to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        self.adapter = without_values(partial(Adapter, spec, ctx.recompute == "full"), ctx.params_dtype)
         self.adapter.begin_from_zero()
 
     def forward(self, tiles: Tensor) -> list[FeatureMap]:

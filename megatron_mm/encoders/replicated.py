@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
 from megavlm.platform.errors import ConfigError
 
 from ..flops import Flops
-from ..layout import require_divisible
 from ..maps import MapShape
-from .expert import Expert
+from .expert import PatchExpert
 
 if TYPE_CHECKING:
     from ..contracts import BuildContext
     from .replicated_model import ReplicatedViT
 
 
-class Replicated(Expert):
+class Replicated(PatchExpert):
     """A ViT that gives one or several of its hidden states as features; the layers after those are not built.
 
     A border narrower than a patch is not read, as by the convolution: 384 px are 27 patches of 14.
@@ -30,32 +29,14 @@ class Replicated(Expert):
     patch_bias: ClassVar[bool]
     entry_norm: ClassVar[bool]  # between embeddings and layers
     exit_norm: ClassVar[bool]  # after the last layer; hidden states of earlier ones never pass it
+    leaves_border: ClassVar[bool] = True
 
-    trained_size: PositiveInt | None = None  # what the table of positions is for, if not image_size: it is resized
-    patch_size: PositiveInt
-    layers: PositiveInt
-    hidden: PositiveInt
-    heads: PositiveInt
-    ffn: PositiveInt
     # Which hidden states, a map for each: 0 the embeddings, k what layer k gives, -1 the last, as in LLaVA.
     layer: int | tuple[int, ...] = -2
     norm_eps: float
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Replicated:
-        require_divisible(self.hidden, "encoder.hidden", self.heads, "encoder.heads")
-        sizes = {"image_size": self.image_size, "trained_size": self.trained_size or self.image_size}
-        for key, size in sizes.items():
-            if size < self.patch_size:
-                raise ConfigError(
-                    f"encoder.{key} {size} is less than encoder.patch_size {self.patch_size}",
-                    where=f"encoder.{key}",
-                    fix=f"set it to {self.patch_size} or more",
-                )
-        self._check_layers()
-        return self
-
-    def _check_layers(self) -> None:
+    def _layers_fit(self) -> Replicated:
         for layer in self.wanted:
             if not -self.layers - 1 <= layer <= self.layers:
                 raise ConfigError(
@@ -69,23 +50,12 @@ class Replicated(Expert):
                 where="encoder.layer",
                 fix="name each hidden state once, as in [3, 8, 13, 18, 23]",
             )
+        return self
 
     @property
     def class_tokens(self) -> int:
         """How many tokens stand before the patches in the layers."""
         return int(self.trained_with_class_token)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in a tile."""
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def table(self) -> tuple[int, int]:
-        """Rows and columns of patches that the table of positions is for."""
-        side = (self.trained_size or self.image_size) // self.patch_size
-        return side, side
 
     @property
     def maps(self) -> tuple[MapShape, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
 
 from ..contracts import BuildContext, FeatureMap
+from .building import without_values
 from .positions import resized
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class ReplicatedViT(nn.Module):
     def __init__(self, spec: Replicated, ctx: BuildContext) -> None:
         super().__init__()
         self.spec, self.recompute = spec, ctx.recompute == "full"
-        self.vision_model = _layers(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        self.vision_model = _layers(spec, ctx.params_dtype)
         embeddings = self.vision_model.embeddings
         tables = [embeddings.position_embedding.weight]
         for table in [*tables, embeddings.class_embedding] if spec.class_tokens else tables:
@@ -85,8 +87,8 @@ class ReplicatedViT(nn.Module):
         return x + positions[len(positions) - x.shape[1] :]  # a class token that was dropped leaves its position
 
 
-def _layers(spec: Replicated) -> Any:
-    """transformers' vision model on the meta device, up to the hidden state that is wanted."""
+def _layers(spec: Replicated, dtype: torch.dtype) -> Any:
+    """transformers' vision model, up to the hidden state that is wanted."""
     load()
     import transformers
 
@@ -95,16 +97,15 @@ def _layers(spec: Replicated) -> Any:
         intermediate_size=spec.ffn,
         num_hidden_layers=spec.depth,
         num_attention_heads=spec.heads,
-        image_size=spec.trained_size or spec.image_size,
+        image_size=spec.trained_side,
         patch_size=spec.patch_size,
         hidden_act=spec.activation,
         layer_norm_eps=spec.norm_eps,
         vision_use_head=False,  # SigLIP's pooling; CLIP has none
         attn_implementation="sdpa",
     )
-    with torch.device("meta"):  # where it draws no weights
-        model = getattr(transformers, f"{spec.family}Model")(config)
-    del model.embeddings.position_ids  # a list of all positions, which to_empty would fill with chance
+    model = without_values(partial(getattr(transformers, f"{spec.family}Model"), config), dtype)
+    del model.embeddings.position_ids  # a list of all positions, which now holds anything
     if spec.trained_with_class_token and not spec.class_tokens:
         del model.embeddings.class_embedding
     if not spec.ends_in_norm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from megavlm.kernels.tile_normalise import tile_normalise
 from megavlm.kernels.torchvision import load
 
 from ..contracts import BuildContext, FeatureMap
+from .building import without_values
 
 if TYPE_CHECKING:
     from .sam import Sam
@@ -28,7 +30,7 @@ class SamModel(nn.Module):
     def __init__(self, spec: Sam, ctx: BuildContext) -> None:
         super().__init__()
         self.spec, self.recompute = spec, ctx.recompute == "full"
-        encoder = _encoder(spec).to(ctx.params_dtype).to_empty(device=torch.get_default_device())
+        encoder = _encoder(spec, ctx.params_dtype)
         self.pos_embed, self.patch_embed = encoder.pos_embed, encoder.patch_embed
         self.layers, self.neck = encoder.layers, encoder.neck
         setattr(self.pos_embed, "init_std", 0.02)  # noqa: B010
@@ -72,8 +74,8 @@ def _relative(queries: int, keys: int, table: Tensor) -> Tensor:
     return table[down[:, None] - across + keys - 1]
 
 
-def _encoder(spec: Sam) -> Any:
-    """transformers' vision encoder on the meta device, with as much of its neck as is wanted."""
+def _encoder(spec: Sam, dtype: torch.dtype) -> Any:
+    """transformers' vision encoder, with as much of its neck as is wanted."""
     load()
     from transformers import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamVisionEncoder
@@ -91,8 +93,7 @@ def _encoder(spec: Sam) -> Any:
         mlp_dim=spec.ffn,
     )
     config._attn_implementation = "sdpa"
-    with torch.device("meta"):  # where it draws no weights
-        encoder = SamVisionEncoder(config)
+    encoder = without_values(partial(SamVisionEncoder, config), dtype)
     if spec.neck == "short":
         del encoder.neck.conv2, encoder.neck.layer_norm2
     return encoder

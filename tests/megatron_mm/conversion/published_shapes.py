@@ -156,3 +156,41 @@ def mmfuser(encoder: Sizes, decoder: Sizes) -> Shapes:
     projector = under("0.", fuser) | linear("1", channels, width) | linear("3", width, width)
     tower = under("model.vision_tower.vision_tower.", clip(encoder))
     return llama(decoder) | under("model.mm_projector.", projector) | tower
+
+
+def eve(encoder: Sizes, decoder: Sizes, teacher: Sizes) -> Shapes:
+    """EVE's EVELlamaForCausalLM as saved by its training: aligning layer, teacher twice, rotary buffers."""
+    channels, width, layers, aligned = encoder["channels"], decoder["hidden"], decoder["layers"], teacher["hidden"]
+    attention: Shapes = norm("q.0", "kv.0", width=channels) | linear("proj", channels, channels)
+    attention |= {"q.1.weight": (channels, channels), "kv.1.weight": (2 * channels, channels)}
+    tower: Shapes = dict.fromkeys(["class_embedding", "split_embedding"], (channels,))
+    tower |= {"patch_embedding.weight": (channels, 3, encoder["patch_size"], encoder["patch_size"])}
+    tower |= under("local_attention.", attention) | under("global_attention.", attention)
+    compressor = linear("input_layer", width, aligned) | linear("output_layer", aligned, aligned)
+    for n in range(layers // 4 + 1):
+        compressor |= norm(f"norm_layer.{n}.0", width=width) | {f"norm_layer.{n}.1.weight": (aligned, width)}
+    shapes = llama(decoder) | under("model.vision_tower.", tower) | under("model.vision_tower_compressor.", compressor)
+    shapes |= linear("model.mm_projector.0", channels, width) | linear("model.mm_projector.2", width, width)
+    for place in ("vision_clip", "vision_tower_compressor.clip_layer"):
+        shapes |= under(f"model.{place}.backbone.", clip(teacher))
+    rotary = (width // decoder["heads"] // 2,)
+    return shapes | {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": rotary for n in range(layers)}
+
+
+def eve_v2(encoder: Sizes, decoder: Sizes) -> Shapes:
+    """EVEv2's EVEQwen2ForCausalLM: every weight of a layer twice."""
+    between, width, patch = encoder["hidden"], decoder["hidden"], encoder["patch_size"]
+    keys = width // decoder["heads"] * decoder["kv_heads"]
+    shapes = llama(decoder)
+    for n in range(decoder["layers"]):
+        biases = {f"{part}_proj.bias": (rows,) for part, rows in {"q": width, "k": keys, "v": keys}.items()}
+        shapes |= under(f"model.layers.{n}.self_attn.", biases)
+    for name, shape in list(shapes.items()):
+        if name.startswith("model.layers."):
+            place, part = name.split(".")[:3], name.split(".")[3:]
+            part[-2 if part[0] == "self_attn" else 0] = f"moe_{part[-2 if part[0] == 'self_attn' else 0]}"
+            shapes[".".join([*place, *part])] = shape
+    tower: Shapes = dict.fromkeys(["class_embedding", "split_embedding"], (width,))
+    tower |= {"patch_embedding.0.weight": (between, 3, patch, patch), "patch_embedding.0.bias": (between,)}
+    tower |= {"patch_embedding.2.weight": (width, between, 2, 2), "patch_embedding.2.bias": (width,)}
+    return shapes | under("model.vision_tower.", tower)
