@@ -100,6 +100,7 @@ class PackedBatch:
     visual: Tensor | None = None  # [tiles' tokens, width]: what was made of the tiles elsewhere, in place of them
     tag_values: Tensor | None = None  # [t, width]: the embeddings of context.tag_ids, made on the first pipeline stage
     sizes: Sizes | None = None  # height and width of each tile in pixels, elsewhere or not; None: all are alike
+    taught: Tensor | None = None  # [cells, width]: what an objective's teacher makes of the tiles, on the last stage
 
     @property
     def length(self) -> int:

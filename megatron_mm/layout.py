@@ -44,3 +44,5 @@ def check_layout(model: ModelConfig, parallel: Parallel) -> None:
     for axis in (model.encoder, model.connector, model.decoder):
         axis.check(parallel)
     model.injection.check(parallel, model.decoder)
+    for objective in model.objectives:
+        objective.check(parallel)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -26,8 +26,12 @@ from .backend.guards import require_schedule
 from .config import ModelConfig
 from .contracts import BuildContext, PackedBatch
 from .injection.sight import Sight, SightedParams, next_row
-from .parts import AXES, narrowest
+from .objectives.loss import Outcome
+from .parts import OWNERS, narrowest
 from .tower import VisionTower
+
+if TYPE_CHECKING:
+    from .objectives.patch_aligning_model import Taps
 
 
 class LanguageStage(MegatronModule):
@@ -44,31 +48,63 @@ class LanguageStage(MegatronModule):
         self.share_embeddings_and_output_weights = decoder.share_embeddings_and_output_weights
         self.injection = model.injection.build(ctx, model.tokens_per_tile)
         self.decoder = decoder
+        tapped = (each for each in model.objectives if each.taps_layers)
+        self.objectives = nn.ModuleDict({each.name: each.tapped(ctx, model, decoder) for each in tapped})
+        self._received: Tensor | None = None
 
-    def forward(self, batch: PackedBatch, *, gather_logits: bool = False, inference_context: Any = None) -> Tensor:
+    @property
+    def taps(self) -> Taps | None:
+        """The objective that looks at hidden states, in training."""
+        return next(iter(self.objectives.values()), None) if self.training else None  # type: ignore[return-value]
+
+    def forward(
+        self, batch: PackedBatch, *, gather_logits: bool = False, inference_context: Any = None
+    ) -> Tensor | Outcome:
         """Cross entropies float32 [1, s / cp] on the last stage where the pack has labels, otherwise logits.
 
         Tiles have to have become `batch.visual` before. Logits [1, s / cp, vocab] are this rank's share of the
         vocabulary unless `gather_logits`, which asks for them whole, labels or not. Earlier stages return hidden
-        states. With megatron-core's `inference_context` the pack is one sample whose earlier tokens may lie in the KV
-        cache.
+        states. In training with an objective that taps layers it is an Outcome, and what was tapped is behind the
+        hidden states. With megatron-core's `inference_context` the pack is one sample whose earlier tokens may lie in
+        the KV cache.
         """
         mine = own_part(batch) if self.config.context_parallel_size > 1 else batch
         context, sight = self._beside(batch, inference_context)
         visual = visual_rows(mine)
         if inference_context is not None:
             inference_context.visual = visual
-        return self.decoder(
+        taps = self.taps
+        if taps is not None:
+            context = self._begin(taps, batch)
+        out = self.decoder(
             input_ids=mine.tokens,
             position_ids=batch.position_ids,
             attention_mask=None,
             decoder_input=self._decoder_input(mine) if self.pre_process else None,
             labels=_targets(mine) if self.post_process and not gather_logits else None,
-            packed_seq_params=_segments(batch, sight, visual) if inference_context is None else None,
+            packed_seq_params=_segments(batch, sight, visual, taps) if inference_context is None else None,
             extra_block_kwargs={} if context is None else {"context": context},
             inference_context=inference_context,
             runtime_gather_output=True if gather_logits else None,
         )
+        if taps is None or not self.post_process:
+            return out
+        assert batch.taught is not None, "nobody showed the tiles to the teacher"
+        return Outcome(out, taps.mismatch(batch.taught, batch))
+
+    def _begin(self, taps: Taps, batch: PackedBatch) -> Tensor:
+        """Take apart what the stage before sent: its hidden states, and what was tapped, as the layers' context."""
+        rows = batch.length // (self.config.tensor_model_parallel_size if self.config.sequence_parallel else 1)
+        hidden, context = taps.begin(self._received, rows, batch)
+        self.decoder.set_input_tensor(hidden)
+        self._received = None
+        return context
+
+    def carried_rows(self, length: int) -> int:
+        """Rows that stages send each other beside those of a pack of so many positions, of all ranks of a sequence."""
+        taps, config = self.taps, self.config
+        rows = 0 if taps is None else taps.carried_rows(length)
+        return rows * config.tensor_model_parallel_size if config.sequence_parallel else rows
 
     def _decoder_input(self, batch: PackedBatch) -> Tensor:
         """[s, 1, h], this rank's part of s under sequence parallelism."""
@@ -91,7 +127,11 @@ class LanguageStage(MegatronModule):
 
     def set_input_tensor(self, input_tensor: list[Tensor] | Tensor | None) -> None:
         """The hidden states of the stage before, set by megatron-core's schedule."""
-        self.decoder.set_input_tensor(input_tensor)
+        (received,) = input_tensor if isinstance(input_tensor, list) else [input_tensor]
+        if self.taps is None:
+            self.decoder.set_input_tensor(received)
+        else:
+            self._received = received
 
     def shared_embedding_or_output_weight(self) -> Tensor | None:
         """The tied weight, which megatron-core keeps equal on the first and the last stage."""
@@ -106,6 +146,8 @@ class VisionLanguageModel(nn.Module):
         self.spec = model
         self.tower = VisionTower(model, contexts[0])
         self.stages = nn.ModuleList(LanguageStage(model, ctx) for ctx in contexts)
+        teachers = (each.build_teacher(contexts[0], model) for each in model.objectives)
+        self.teacher = next((teacher for teacher in teachers if teacher is not None), None)
 
     @property
     def config(self) -> Any:
@@ -123,19 +165,29 @@ class VisionLanguageModel(nn.Module):
         return stage(self.see(batch), **options)
 
     def axis(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name and weight of what this process holds of an axis. The injection's may stand in the decoder's layers."""
+        """Name and weight of what this process holds of an axis, or of the objectives, their teacher not among them.
+
+        The injection's may stand in the decoder's layers.
+        """
         if name in ("encoder", "connector"):
             yield from getattr(self.tower, name).named_parameters()
             return
         for stage in self.stages:
+            if name == "objectives":
+                yield from stage.get_submodule("objectives").named_parameters()
+                continue
             for inside, parameter in stage.get_submodule("decoder").named_parameters():
                 if self.spec.injection.owns(inside) == (name == "injection"):
                     yield inside, parameter
 
+    def carried_rows(self, length: int) -> int:
+        """Rows that pipeline stages send each other behind the hidden states of a pack of so many positions."""
+        return self.stages[0].carried_rows(length)  # type: ignore[operator]
+
     def freeze(self, train: Iterable[str]) -> None:
         """Train the axes and parts named in `train` and freeze all else."""
         wanted = list(train)
-        for axis in AXES:
+        for axis in OWNERS:
             for inside, parameter in self.axis(axis):
                 parameter.requires_grad_(narrowest(wanted, axis, inside) is not None)
 
@@ -152,6 +204,8 @@ class VisionLanguageModel(nn.Module):
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
         yield "tower", self.tower
+        if self.teacher is not None:
+            yield "teacher", self.teacher
         yield from ((f"stage-{number}", stage) for number, stage in enumerate(self.stages))
 
 
@@ -192,8 +246,8 @@ def visual_rows(batch: PackedBatch) -> Tensor:
     return found
 
 
-def _segments(batch: PackedBatch, sight: Sight | None, visual: Tensor) -> PackedSeqParams:
-    """Where the samples lie, where visual tokens stand, and who sees what of a context.
+def _segments(batch: PackedBatch, sight: Sight | None, visual: Tensor, taps: Taps | None) -> PackedSeqParams:
+    """Where the samples lie, where visual tokens stand, who sees what of a context, and what is tapped.
 
     The padded ends are for megatron-core's rotary embedding alone: one run of positions.
     """
@@ -202,6 +256,7 @@ def _segments(batch: PackedBatch, sight: Sight | None, visual: Tensor) -> Packed
     return SightedParams(
         sight=sight,
         visual=visual[0],
+        cells=None if taps is None else taps.cells.rows(batch),
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,
         cu_seqlens_kv=batch.cu_seqlens,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .config import ModelConfig
 
 AXES = ("encoder", "connector", "injection", "decoder")
-Part = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(AXES)})(\.\w+)?$")]
+OWNERS = (*AXES, "objectives")  # who has weights: the axes, which are exported, and what only training needs
+Part = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(OWNERS)})(\.\w+)?$")]
 
 
 def axis_of(part: str) -> str:

@@ -33,9 +33,13 @@ class VisionTower(MegatronModule):
 
     def sharded_state_dict(self, prefix: str = "", *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights by their global names; those of the first pipeline stage are the ones that are written."""
-        state = super().sharded_state_dict(prefix, *args, **kwargs)
-        stage = parallel_state.get_pipeline_model_parallel_rank()
-        return {name: _copy_of(value, stage) for name, value in state.items()}
+        return first_stage_writes(super().sharded_state_dict(prefix, *args, **kwargs))
+
+
+def first_stage_writes(state: dict[str, Any]) -> dict[str, Any]:
+    """The sharded state of what stands on every pipeline stage, marked so that the first one's is written."""
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    return {name: _copy_of(value, stage) for name, value in state.items()}
 
 
 def _copy_of(value: Any, stage: int) -> Any:

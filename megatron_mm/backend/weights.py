@@ -12,6 +12,7 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..injection.copies import original
 
 EMBEDDING_STD = 0.02
@@ -33,8 +34,14 @@ def initialise(model: Any, seed: int) -> None:
     for tensor in _sharded(model.sharded_state_dict().values()):
         if tensor.data is not None:
             shape = _drawn_shape(model, tensor)
-            named = replace(tensor, key=original(model.spec, tensor.key) or tensor.key)
+            named = replace(tensor, key=_drawn_as(model, tensor.key))
             tensor.data.copy_(_slice(tensor, _padded(tensor, _draw(named, seed, shape, _layers(model, tensor)))))
+
+
+def _drawn_as(model: Any, name: str) -> str:
+    """The name whose draw a weight gets; an encoder or a connector by itself has no copies."""
+    spec = getattr(model, "spec", None)
+    return (original(spec, name) if isinstance(spec, ModelConfig) else None) or name
 
 
 def _sharded(values: Any) -> Iterator[ShardedTensor]:

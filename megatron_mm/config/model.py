@@ -20,6 +20,7 @@ from ..decoders import DECODERS
 from ..encoders import ENCODERS
 from ..injection import INJECTIONS
 from ..objectives import OBJECTIVES
+from ..objectives.base import Objective
 from ..parts import AXES, axis_of
 
 
@@ -75,14 +76,21 @@ class ModelConfig(Config):
 
     @field_validator("objectives")
     @classmethod
-    def _one(cls, objectives: list[Config]) -> list[Config]:
-        if len(objectives) != 1:
+    def _each_once(cls, objectives: list[Objective]) -> list[Objective]:
+        names = [each.name for each in objectives]
+        if not names or len(set(names)) < len(names) or sum(each.taps_layers for each in objectives) > 1:
             raise ConfigError(
-                f"{len(objectives)} objectives: training on several at once is not built yet",
+                f"objectives {names}: none, one twice, or two that tap the decoder's layers",
                 where="model.objectives",
-                fix=f"name one of {', '.join(OBJECTIVES)}",
+                fix=f"name each once, of {', '.join(OBJECTIVES)}",
             )
         return objectives
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> ModelConfig:
+        for objective in self.objectives:
+            objective.fits(self)
+        return self
 
     def changed(self, changes: Mapping[str, Any], where: str) -> ModelConfig:
         """This model with a stage's `changes` on top; raises ConfigError whose `where` begins with the given one."""
@@ -109,7 +117,7 @@ class ModelConfig(Config):
         counts = self.parameter_counts()
         inside = {"encoder": self.encoder.parts, "connector": self.connector.parts(self.encoder.maps, self.width)}
         named = {f"{axis}.{part}": count for axis, parts in inside.items() for part, count in parts.items()}
-        return {axis: counts[axis] for axis in AXES} | named
+        return {axis: counts[axis] for axis in AXES} | {"objectives": counts["auxiliary"]} | named
 
     def require_parts(self, names: Collection[str], where: str) -> None:
         """Raise ConfigError for a name that is no part of this model."""
@@ -135,7 +143,7 @@ class ModelConfig(Config):
         return self.decoder.hidden
 
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), `total`, and `exported`.
+        """Parameters by arithmetic: each axis, `auxiliary` (the objectives' own), their `teacher`, `total`, `exported`.
 
         Counted is what is built: an encoder's dummy heads are, a vocabulary's padding is not. An export holds the axes
         and not the objectives.
@@ -147,4 +155,6 @@ class ModelConfig(Config):
             "decoder": self.decoder.parameters(),
         }
         exported, auxiliary = sum(axes.values()), sum(each.parameters(self.decoder) for each in self.objectives)
-        return axes | {"auxiliary": auxiliary, "total": exported + auxiliary, "exported": exported}
+        teacher = sum(each.teacher_parameters() for each in self.objectives)
+        total = {"total": exported + auxiliary + teacher, "exported": exported}
+        return axes | {"auxiliary": auxiliary} | ({"teacher": teacher} if teacher else {}) | total

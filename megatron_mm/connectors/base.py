@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from megavlm.platform.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Connector(Config):
@@ -13,3 +16,8 @@ class Connector(Config):
     any_size: ClassVar[bool] = False  # tiles may differ in size and in shape
 
     name: str
+
+    def cell_places(self, rows: int, columns: int) -> np.ndarray | None:
+        """int64 [rows, columns]: where each cell of a tile's map stands among the tile's tokens; None where they are
+        no longer apart."""
+        return None

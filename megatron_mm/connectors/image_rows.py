@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
@@ -50,6 +51,10 @@ class ImageRows(Connector):
         """The cells, one more for each row, and the class token; raises ConfigError when there are several maps."""
         only = the_only(maps, self.name)
         return only.rows * (only.columns + 1) + 1
+
+    def cell_places(self, rows: int, columns: int) -> np.ndarray:
+        """See Connector."""
+        return 1 + np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)
 
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """What a stage can train apart from the rest: none."""

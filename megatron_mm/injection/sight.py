@@ -28,6 +28,7 @@ class SightedParams(PackedSeqParams):
     """What the layers are told of a pack, besides where its samples lie: megatron-core hands only this through."""
 
     sight: Sight | None = None  # who sees what of its context
+    cells: Tensor | None = None  # int64 [features, n]: positions whose hidden states an objective taps
     visual: Tensor | None = None  # bool [s / cp]: of the rows held here those where a visual token stands
 
 

@@ -4,4 +4,5 @@ from megavlm.platform.registry import Registry
 
 OBJECTIVES = Registry("objective", {
     "next_token": "megavlm.megatron_mm.objectives.next_token:NextToken",
+    "patch_aligning": "megavlm.megatron_mm.objectives.patch_aligning:PatchAligning",
 })  # fmt: skip

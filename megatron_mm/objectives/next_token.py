@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from megavlm.platform.config import Config
+from .base import Objective
 
 if TYPE_CHECKING:
-    from ..decoders.base import Decoder
+    from ..config import ModelConfig
     from .next_token_model import NextTokenLoss
 
 
-class NextToken(Config):
+class NextToken(Objective):
     """sum(weight * cross entropy) / sum(weight), both sums over every pack of the global batch."""
 
     name: Literal["next_token"] = "next_token"
 
-    def parameters(self, decoder: Decoder) -> int:
-        """None of its own."""
-        return 0
-
-    def build(self) -> NextTokenLoss:
+    def build(self, model: ModelConfig | None = None) -> NextTokenLoss:
         """The loss."""
         from .next_token_model import NextTokenLoss
 
-        return NextTokenLoss()
+        return NextTokenLoss(self.weight)

@@ -5,24 +5,27 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..contracts import PackedBatch
+from .loss import Loss
 
 
-class NextTokenLoss:
-    """The two sums of one pack. The training step adds them over the global batch before it divides.
+class NextTokenLoss(Loss):
+    """Cross entropies, weighted by `PackedBatch.loss_weights`."""
 
-    A mean per micro-batch would let a pack with few targets count as much as one with many.
-    """
+    name = "next_token"
 
-    def total(self, losses: Tensor, batch: PackedBatch) -> Tensor:
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def total(self, values: Tensor, batch: PackedBatch) -> Tensor:
         """Cross entropies float32 [1, s] -> scalar: the weighted sum. Places without a target count nothing."""
-        return (losses * self._weights(batch)).sum()
+        return (values * self._weights(batch)).sum()
 
     def weight(self, batch: PackedBatch) -> Tensor:
-        """Scalar float32: what the global batch's sum is divided by, this pack's share."""
+        """See Loss."""
         return self._weights(batch).sum()
 
     def targets(self, batch: PackedBatch) -> Tensor:
-        """Scalar int64: how many places of this pack something is learnt from."""
+        """See Loss."""
         return (self._weights(batch) > 0).sum()
 
     def _weights(self, batch: PackedBatch) -> Tensor:

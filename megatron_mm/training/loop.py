@@ -26,6 +26,7 @@ from ..data.loader import PackLoader, open_loader
 from ..data.manifest import Manifest
 from ..data.skips import read_skips
 from ..model import VisionLanguageModel, build_model
+from ..objectives.loss import Sum
 from ..parts import narrowest
 from . import checkpoint
 from .failures import explained
@@ -107,7 +108,7 @@ class StageTrainer:
                 self.teller.close()
 
     def _train(self) -> bool:
-        objective = self.spec.model.objectives[0].build()
+        objective = Sum(self.spec.model)
         if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
             return False
         self.session.pulse("step", self.step)

@@ -44,6 +44,7 @@ class Meter:
         """Everything known of the step under stable keys; what is not known is None, and never NaN."""
         self._ends.append(time.monotonic())
         told = {"stage": self._name, "step": at.step, "loss": finite(result.loss)}
+        told |= {name: finite(value) for name, value in result.parts.items()}
         told |= {"grad_norm": finite(result.grad_norm), "lr": at.rate, "updated": result.updated}
         told |= {"tokens": result.tokens, "targets": result.targets}
         told |= {"seconds": round(at.seconds, 4), "waited": round(at.waited, 4), "eta": self._eta(at.step)}

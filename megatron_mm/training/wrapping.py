@@ -20,7 +20,7 @@ from .. import backend
 from ..backend.buckets import keep_padding
 from ..config import Optimizer
 from ..model import VisionLanguageModel
-from ..parts import AXES, axis_of, narrowest
+from ..parts import OWNERS, axis_of, narrowest
 from .encode import Lookers
 from .overlap import Overlap
 from .schedule import learning_rate
@@ -65,7 +65,7 @@ def wrap(
     """
     model = model.to(backend.device())
     if precision != "fp32":
-        model.tower.bfloat16()
+        model.tower.bfloat16()  # a teacher is built so
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=precision != "fp32",
         use_distributed_optimizer=True,
@@ -135,7 +135,7 @@ def _overrides(model: VisionLanguageModel, options: Optimizer) -> dict[ParamKey,
 
 
 def _place(part: str) -> tuple[int, str]:
-    return AXES.index(axis_of(part)), part
+    return OWNERS.index(axis_of(part)), part
 
 
 def set_rate(optimizer: MegatronOptimizer, options: Optimizer, step: int, steps: int) -> float:

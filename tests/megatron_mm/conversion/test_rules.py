@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from megavlm.megatron_mm.config import AXES
 from megavlm.megatron_mm.conversion import FORMATS
 from megavlm.megatron_mm.conversion.llama import LLAMA
 from megavlm.megatron_mm.conversion.qwen2 import QWEN2
 from megavlm.megatron_mm.conversion.rules import Rule, WeightMap, filled, matched
 from megavlm.megatron_mm.conversion.transforms import Same
+from megavlm.megatron_mm.parts import OWNERS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "conversion.md"
 
@@ -60,7 +60,7 @@ def test_in_a_sum_the_first_rule_holds() -> None:
 def test_formats(name: str) -> None:
     """Each is called what the registry calls it, and a rule has as many wild cards on either side."""
     fmt = FORMATS.load(name)()
-    assert fmt.name == name and fmt.maps and set(fmt.maps) <= set(AXES)
+    assert fmt.name == name and fmt.maps and set(fmt.maps) <= set(OWNERS)
     for table in fmt.maps.values():
         for rule in table.rules:
             assert {len(re.findall("{n}|{any}", text)) for text in (rule.ours, *rule.published)} in ({0}, {1}, {2})

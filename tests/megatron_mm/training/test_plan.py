@@ -91,7 +91,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
         (["stages.sft.parallel={tp: 2, overlap: true}"], 2, r"2 process\(es\) hold one copy of the weights"),
         (["stages.sft.precision=fp8"], 2, "fp8 needs Transformer Engine"),
         (["stages.sft.train=[injection]"], 2, "holds no parameter"),
-        (["model.objectives=[next_token, next_token]"], 2, "2 objectives: .* not built yet"),
+        (["model.objectives=[next_token, next_token]"], 2, "none, one twice"),
         (["model.decoder.max_positions=64"], 2, "sequence_length 128 is more than the decoder's max_positions 64"),
         (["model.decoder.vocab=511"], 2, "has 512 tokens and the decoder 511 rows"),
         (["data.sets.text=/nowhere"], 2, "data set 'text' is not at /nowhere"),
