@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import varied_layouts_worker as varied
 from PIL import Image
-from ranks import load
 
 from megavlm.megatron_mm.contracts import PackedBatch, StepBatch
 from megavlm.megatron_mm.data.assemble import GREY
@@ -28,7 +28,6 @@ from megavlm.megatron_mm.evaluation.predict import Packer
 from megavlm.megatron_mm.tiles import VariedTiles, joined
 from megavlm.platform.shards import ShardReader, ShardWriter
 
-varied = load(Path(__file__).parent.parent / "varied_layouts_worker.py")
 CELL = 14
 MODELS = ["eve", "eve_v2"]
 

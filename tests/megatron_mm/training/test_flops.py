@@ -6,17 +6,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import varied_layouts_worker as varied
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import ModelConfig
+from megavlm.megatron_mm.connectors.segments import BLOCK
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
-from megavlm.megatron_mm.data.amounts import Amounts
+from megavlm.megatron_mm.data.amounts import Amounts, amounts
+from megavlm.megatron_mm.data.manifest import Entry, Pack
 from megavlm.megatron_mm.decoders.qwen2 import Qwen2
 from megavlm.megatron_mm.flops import Flops
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
-from megavlm.megatron_mm.training.flops import peak_tflops, step_flops
+from megavlm.megatron_mm.tiles import VariedTiles
+from megavlm.megatron_mm.training.flops import peak_tflops, step_flops, visual_tokens
 
 LENGTHS, TILES = (17, 23, 8), 3
 
@@ -86,6 +90,46 @@ def test_a_packs_samples_attend_apart_and_padding_costs_nothing(tiny_model: Call
     one, two = of((48,), 0, ()), of((24, 24), 0, ())
     difference = step_flops(config, ["decoder"], one) - step_flops(config, ["decoder"], two)
     assert difference == 3 * 2 * config.decoder.layers * config.decoder.hidden * (48**2 - 2 * 24**2)
+
+
+def seen(model: VisionLanguageModel, shapes: list[tuple[int, int]], backward: bool) -> tuple[int, int, Amounts]:
+    """Images of these shapes through a tower that takes any: operations by torch's counter, visual tokens, amounts."""
+    images = [model.spec.tiling.plan(*shape) for shape in shapes]
+    sizes = tuple(model.spec.tiling.size(image) for image in images)
+    pixels = torch.randint(0, 256, (sum(3 * height * width for height, width in sizes),), dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        values = model.tower(VariedTiles(pixels, sizes)).values
+        if backward:
+            values.sum().backward()
+    entry = Entry("vqa", 0, 0, 60, 1, 1.0, tuple(images), -1)
+    return counter.get_total_flops(), len(values), amounts([Pack(0, 0, (entry,))], 96)
+
+
+@pytest.mark.parametrize("name", ["eve", "eve_v2"])
+def test_tiles_of_many_sizes_cost_what_torch_counts_for_each(one_process: BuildContext, name: str) -> None:
+    """What is done once for all tiles is not counted, and cancels between these images and the first of them alone; nor
+    is that EVE's class token looks at whole blocks of cells."""
+    config = ModelConfig.parse(varied.MODELS[name] | {"injection": "inline", "decoder": varied.DECODER})
+    model = build_model(config, one_process)
+    backend.initialise(model, seed=1)
+    many, one = seen(model, varied.SHAPES, backward=False), seen(model, varied.SHAPES[:1], backward=False)
+    grids = [config.tiling.plan(*shape) for shape in varied.SHAPES[1:]]
+    padding = sum(-(grid.columns * grid.rows) % BLOCK for grid in grids) * 4 * 2 * 16 if name == "eve" else 0
+    assert step_flops(config, [], many[2]) - step_flops(config, [], one[2]) == many[0] - one[0] - padding > 0
+    assert [visual_tokens(config, each[2]) for each in (many, one)] == [many[1], one[1]]
+    alone = [seen(model, [shape], backward=False) for shape in varied.SHAPES]
+    text = config.decoder.flops(60, 60**2).forward
+    assert step_flops(config, [], many[2]) - text == sum(step_flops(config, [], each[2]) - text for each in alone)
+    assert many[1] == sum(each[1] for each in alone) and len({each[1] for each in alone}) > 3
+
+
+def test_the_way_back_through_tiles_of_many_sizes_is_what_torch_counts(one_process: BuildContext) -> None:
+    config = ModelConfig.parse(varied.MODELS["eve_v2"] | {"injection": "inline", "decoder": varied.DECODER})
+    model = build_model(config, one_process)
+    backend.initialise(model, seed=1)
+    found = [seen(model, shapes, backward=True) for shapes in (varied.SHAPES, varied.SHAPES[:1])]
+    ours = [step_flops(config, ["encoder", "connector"], each[2]) for each in found]
+    assert ours[0] - ours[1] == found[0][0] - found[1][0]
 
 
 def test_text_alone_has_no_backward_where_only_the_tower_learns(tiny_model: Callable[..., ModelConfig]) -> None:
