@@ -62,7 +62,8 @@ def _branch(branch: Branch, rows: Tensor, multiple: int) -> Tensor:
     missing = -len(rows) % multiple if len(rows) else multiple
     out = branch(F.pad(rows, (0, 0, 0, 0, 0, missing)) if missing else rows)
     out, bias = out if isinstance(out, tuple) else (out, None)
-    return (out if bias is None else out + bias)[: len(rows)]
+    out = out if bias is None else out + bias
+    return out[: len(rows)] if missing else out
 
 
 class Route(NamedTuple):
