@@ -21,7 +21,7 @@ from megavlm.platform.runs import RunFolder
 from megavlm.slurm import jobs
 from megavlm.slurm.submit import main as submit
 
-pytestmark = [pytest.mark.slurm, pytest.mark.multiprocess, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.multiprocess, pytest.mark.timeout(1000)]
 
 SHORT, MIDDLE, LONG = 60, 150, 600  # steps; at a constant rate a shorter training is how a longer one begins
 OVERRIDES = ("stages.language.optimizer.schedule=constant", "stages.language.checkpoint.every=20")
@@ -91,7 +91,7 @@ class Training:
         """How often Slurm requeued the job."""
         return int(self.cluster.job(self.job_id)["Restarts"])
 
-    def ends_like(self, after: Callable[[int], RunFolder], seconds: float = 200) -> None:
+    def ends_like(self, after: Callable[[int], RunFolder], seconds: float = 600) -> None:
         """It ends well, to the bit what an unbroken run is, and every packed sample was learnt once."""
         self.cluster.wait(self.job_id, "COMPLETED", seconds=seconds)
         unbroken = after(self.steps)

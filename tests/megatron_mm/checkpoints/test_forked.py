@@ -60,7 +60,7 @@ def test_a_result_comes_back_once(size: int) -> None:
     for number in range(2):
         process = FORK.Process(target=result.put, args=({number: bytes(size)},))
         process.start()
-        process.join(timeout=30)
+        process.join(timeout=100)
         assert process.exitcode == 0 and result.get_nowait() == {number: bytes(size)}
     assert isinstance(result.get_nowait(), ChildProcessError)
 
@@ -75,7 +75,7 @@ def test_half_a_result_is_an_error() -> None:
 def test_it_ends_when_its_child_is_done_or_killed() -> None:
     for child, code in ((does_its_work, 0), (is_killed, 1)):
         process = started(waits_for_a_child, child)
-        process.join(timeout=20)
+        process.join(timeout=100)
         assert process.exitcode == code
 
 

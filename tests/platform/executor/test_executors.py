@@ -149,7 +149,7 @@ def test_no_worker_outlives_its_parent(sleeping_job, number):
     parent, pids = sleeping_job
     _until(lambda: len(pids()) == 2)
     parent.send_signal(number)
-    _, errors = parent.communicate(timeout=20)
+    _, errors = parent.communicate(timeout=100)
     _until(lambda: not any(map(_alive, pids())))
     assert parent.returncode != 0
     assert (b"KeyboardInterrupt" in errors) == (number == signal.SIGINT)

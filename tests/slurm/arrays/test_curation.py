@@ -82,6 +82,6 @@ def outputs(run: Path) -> dict[str, bytes]:
 def test_a_missing_cluster_is_said_before_anything_is_read(chores, curate, tmp_path):
     for executor in ({"name": "slurm"}, {"name": "slurm", "cluster": "nowhere"}, {"name": "local", "cluster": "x"}):
         run = curate("run", {"ingest": {}}, executor)
-        told, errors = run.communicate(timeout=30)
+        told, errors = run.communicate(timeout=100)
         assert run.returncode == 2 and "cluster" in json.loads(told)["error"]["what"], errors
         assert not (tmp_path / "run" / "ledger").exists()

@@ -49,9 +49,9 @@ def test_a_container_is_told_to_srun_or_put_around_the_command(tmp_path):
 @pytest.mark.parametrize("word", ["a b", "$(touch x)", "'; touch x", '"', "a\nb", "`touch x`"])
 def test_set_up_lines_run_first_and_words_arrive_as_they_are(tmp_path, word):
     words = with_setup(profile(setup=["export SAID='it is set'"]), ["printf", "%s|%s", word])
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=10, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
     assert done.stdout == f"{word}|" and list(tmp_path.iterdir()) == []
-    shown = subprocess.run([*words[:-3], "printenv", "SAID"], capture_output=True, text=True, timeout=10)
+    shown = subprocess.run([*words[:-3], "printenv", "SAID"], capture_output=True, text=True, timeout=60)
     assert shown.stdout == "it is set\n"
 
 
