@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,11 @@ def resolve(run_or_checkpoint: str, stage: str | None = None) -> Source:
         stage = trained[-1] if trained else list(stages.root)[-1]
     stages[stage]  # raises ConfigError for an unknown one
     return Source(run, recipe, stage, find_checkpoint(run, stage))
+
+
+def imported_parts(checkpoint: Path) -> list[str] | None:
+    """What of a model an imported checkpoint holds; None for one that a training wrote."""
+    return json.loads((checkpoint / COMPLETE).read_bytes()).get("parts")
 
 
 def names_checkpoint(text: str) -> bool:

@@ -34,7 +34,7 @@ def fill(model: VisionLanguageModel, *folders: Path, skip: Skip = lambda axis, i
     than tensors.
     """
     wanted = {part: dict(_wanted(model, state, skip)) for part, state in model.sharded_state_dict().items()}
-    shapes = {folder: _shapes(folder) for folder in folders}
+    shapes = {folder: shapes_of(folder) for folder in folders}
     copies = {part: dict(_copies(model, state, shapes)) for part, state in wanted.items()}
     own = {part: {k: v for k, v in state.items() if k not in copies[part]} for part, state in wanted.items()}
     for state in (own, copies):  # apart: megatron-core refuses one tensor for two weights
@@ -70,7 +70,7 @@ def _wanted(model: VisionLanguageModel, state: dict[str, Any], skip: Skip) -> It
             yield name, value
 
 
-def _shapes(folder: Path) -> Shapes:
+def shapes_of(folder: Path) -> Shapes:
     """Every tensor of a checkpoint with its whole shape."""
     check_index(folder)
     return {key: tuple(tensor.global_shape) for key, tensor in load_tensors_metadata(str(folder)).items()}

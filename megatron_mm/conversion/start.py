@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.listing import COMPLETE
-from ..checkpoints.weights import fill
-from ..parts import AXES
+from ..checkpoints.listing import COMPLETE, imported_parts
+from ..checkpoints.weights import fill, shapes_of
+from ..parts import AXES, OWNERS, axis_of
 
 if TYPE_CHECKING:
     from ..model import VisionLanguageModel
@@ -31,8 +31,13 @@ def fill_parts(model: VisionLanguageModel, checkpoint: Path) -> None:
 
 
 def parts_of(checkpoint: Path) -> list[str]:
-    """The axes that a complete checkpoint holds: all of them, unless it was imported."""
-    return json.loads((checkpoint / COMPLETE).read_bytes()).get("parts", list(AXES))
+    """The axes that a complete checkpoint holds, all of them unless it was imported; and the objectives, where it has
+    weights of theirs."""
+    told = imported_parts(checkpoint)
+    if told is not None:
+        return told
+    extra = sorted({axis_of(name) for name in shapes_of(checkpoint)} & (set(OWNERS) - set(AXES)))
+    return [*AXES, *extra]
 
 
 def lacking_of(checkpoint: Path) -> list[str]:

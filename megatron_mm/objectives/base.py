@@ -39,6 +39,10 @@ class Objective(Config):
         """Parameters of its teacher, which nothing trains and no export holds."""
         return 0
 
+    def cells(self, model: ModelConfig, size: tuple[int, int]) -> int:
+        """How many places of a tile of this height and width it looks at."""
+        return 0
+
     def flops(self, decoder: Decoder, cells: int) -> Flops:
         """Forward FLOPs of its own for so many of the teacher's cells, the teacher's not among them."""
         return Flops()

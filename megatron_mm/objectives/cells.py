@@ -34,8 +34,7 @@ class Cells:
 
     def count(self, size: tuple[int, int]) -> int:
         """The features of a tile of this height and width."""
-        rows, columns = self._spec.grid(self._model, size)
-        return rows * columns
+        return self._spec.cells(self._model, size)
 
     def most(self, length: int) -> int:
         """How many features a pack of so many positions can have."""

@@ -44,7 +44,8 @@ class PatchAligning(Objective):
     form: Literal["cosine", "mse"] = "cosine"
     side: PositiveInt = 336  # what the teacher sees: the image on a grey square of this side, at tiling.tile : side
     teacher: point(ENCODERS) = CLIP  # type: ignore[valid-type]  # the teacher: an encoder of one map
-    teacher_weights: str  # its own: a folder of Hugging Face's, or "random" for one that knows nothing
+    # A folder of Hugging Face's, or "random" for a teacher that knows nothing; null: with the stage's other weights.
+    teacher_weights: str | None = None
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> PatchAligning:
@@ -86,6 +87,11 @@ class PatchAligning(Objective):
         """Rows and columns of the teacher's features of a tile of this height and width."""
         height, width = (edge // (model.encoder.cell * self.pool(model)) for edge in size)
         return height, width
+
+    def cells(self, model: ModelConfig, size: tuple[int, int]) -> int:
+        """See Objective."""
+        rows, columns = self.grid(model, size)
+        return rows * columns
 
     def fits(self, model: ModelConfig) -> None:
         """See Objective."""

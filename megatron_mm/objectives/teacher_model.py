@@ -34,8 +34,7 @@ class Teacher(MegatronModule):
 
     def count(self, size: tuple[int, int]) -> int:
         """Features of a tile of this height and width."""
-        rows, columns = self.spec.grid(self.model, size)
-        return rows * columns
+        return self.spec.cells(self.model, size)
 
     def nothing(self) -> Tensor:
         """Of no tile the features, [0, width]."""

@@ -14,8 +14,9 @@ from megavlm.platform.storage import exists
 
 from ..backend.deterministic import require_environment
 from ..backend.guards import check_stage, require_precision
-from ..checkpoints.listing import resolve
+from ..checkpoints.listing import imported_parts, resolve
 from ..config import ModelConfig, Parallel, Stage, Stages
+from ..conversion.published import Published
 from ..data.build import StageData
 from ..data.sets import set_folder, sets_of
 
@@ -119,6 +120,31 @@ def check_start(name: str, stage: Stage) -> None:
             where=f"stages.{name}.start",
             fix=f"make them: megavlm convert import PATH --recipe RECIPE --out {stage.start}",
         ) from None
+
+
+def check_teacher(name: str, stage: Stage, model: ModelConfig) -> None:
+    """Raises ConfigError where nobody says which weights an objective's teacher has, InputError for a folder without.
+
+    A stage that comes after others has those of theirs, and one that starts from a checkpoint what that holds.
+    """
+    folder = teacher_folder(model)
+    if folder is not None:
+        Published(folder)
+    told = any(getattr(objective, "teacher_weights", None) for objective in model.objectives)
+    parts = None if stage.start is None else imported_parts(resolve(stage.start).checkpoint)
+    held = stage.start is not None and (parts is None or "objectives" in parts)
+    if model.parameter_counts().get("teacher") and not (told or held or stage.after):
+        raise ConfigError(
+            f"stage '{name}' has a teacher, and nothing says which weights",
+            where="model.objectives",
+            fix="set its teacher_weights to a folder of Hugging Face's, or to `random`",
+        )
+
+
+def teacher_folder(model: ModelConfig) -> Path | None:
+    """Where the published weights of a teacher lie; None for one that is drawn, or comes with a checkpoint."""
+    told = [getattr(objective, "teacher_weights", None) for objective in model.objectives]
+    return next((Path(folder) for folder in told if folder not in (None, "random")), None)
 
 
 def check_sets(spec: StageData) -> list[str]:

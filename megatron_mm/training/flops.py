@@ -16,7 +16,7 @@ from megavlm.platform.images import Size
 
 from ..config import ModelConfig
 from ..data.amounts import Amounts
-from ..parts import AXES
+from ..parts import OWNERS
 
 # Dense bf16 TFLOP/s by words of the device's name, from NVIDIA's data sheets (half of "with sparsity" where they state
 # that): A100 (nvidia-a100-datasheet), A30, A10, A40, L4, L40, L40S, H100 (SXM, PCIe, NVL), H200 (SXM, NVL), GH200,
@@ -55,7 +55,13 @@ def step_flops(model: ModelConfig, train: Collection[str], of: Amounts) -> float
     each = model.tokens_per_tile
     cross = model.injection.flops(of.seeing_tokens, of.context_tiles * each, of.pairs * each, model.decoder)
     total = decoder.forward + cross.forward
-    share = {axis: model.trained_share(axis, train) for axis in AXES}
+    share = {axis: model.trained_share(axis, train) for axis in OWNERS}
+    for objective in model.objectives:
+        own = objective.flops(
+            model.decoder, sum(tiles * objective.cells(model, size) for tiles, size in _tiles(model, of))
+        )
+        total += of.tiles * objective.teacher_flops() + own.forward
+        total += own.backward(share["objectives"] > 0, passes=any(share.values()))
     for tiles, size in _tiles(model, of):
         seen = model.encoder.at(*size)
         encoder, connector = seen.flops(), model.connector.flops(seen.maps, model.decoder.hidden)

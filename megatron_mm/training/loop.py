@@ -21,6 +21,7 @@ from ..checkpoints.listing import latest, resolve, step_of
 from ..checkpoints.weights import fill
 from ..contracts import StepBatch
 from ..conversion.start import fill_parts
+from ..conversion.teacher import fill_teacher
 from ..data.build import StageData
 from ..data.loader import PackLoader, open_loader
 from ..data.manifest import Manifest
@@ -29,6 +30,7 @@ from ..model import VisionLanguageModel, build_model
 from ..objectives.loss import Sum
 from ..parts import narrowest
 from . import checkpoint
+from .checks import teacher_folder
 from .failures import explained
 from .metrics import Moment
 from .overlap import overlaps
@@ -95,6 +97,9 @@ class StageTrainer:
             fill(model, *(_found(source, self.stage.after) for source in sources), skip=self._is_fresh)
         elif self.stage.start:
             fill_parts(model, as_first_says(resolve(self.stage.start).checkpoint))
+        folder = teacher_folder(self.spec.model)
+        if folder is not None and (not sources or self._is_fresh("objectives", "teacher")):
+            fill_teacher(model, folder)
 
     def _is_fresh(self, axis: str, inside: str) -> bool:
         return narrowest(self.stage.fresh, axis, inside) is not None

@@ -15,7 +15,16 @@ from megavlm.platform.errors import ConfigError
 from ..config import ModelConfig, Stage, Stages
 from ..data.build import StageData
 from ..data.sets import require_ratios
-from .checks import check_gate, check_sets, check_sizes, check_start, check_vocabulary, check_world, missing_here
+from .checks import (
+    check_gate,
+    check_sets,
+    check_sizes,
+    check_start,
+    check_teacher,
+    check_vocabulary,
+    check_world,
+    missing_here,
+)
 from .stages import chosen
 
 
@@ -81,6 +90,7 @@ def make_plan(
         check_gate(name, stages)
         if not elsewhere:
             check_start(name, spec.stage)
+            check_teacher(name, spec.stage, spec.model)
             spec.data.decoder.check()
         found = [*check_sets(spec), *(missing_here(spec.stage) if elsewhere else [])]
         notes += [note for note in found if note not in notes]
