@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .clip_behind import behind
 from .demands import Demand, require
 from .eve_aligning import BACKBONE, PLACE, SELECTED, TEACHERS, Held, aligner, aligning, require_published
-from .eve_files import preprocessor, token_ids
+from .eve_files import PLACED, preprocessor, token_ids
 from .formats import Constant, Format, as_json
 from .llama import LLAMA
 from .llava import PROJECTOR, TOWER, LlavaLike, projector
@@ -122,3 +122,7 @@ class Eve(LlavaLike):
         """The teacher's layers behind the one that is read."""
         of = aligner(model)
         return list(behind(of.teacher, TEACHERS[0])) if of else []
+
+    def notes(self, files: Sequence[str]) -> list[str]:
+        """Where a file has to stand."""
+        return [PLACED]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..config import ModelConfig
     from ..data.build import StageData
 
+PLACED = "EVE's code looks for preprocessor_config.json in the folder that config.json's mm_vision_tower names: copy it"
+
 
 def token_ids(spec: StageData, begin: str, end: str) -> dict[str, int | None]:
     """config.json's ids of tokens; null where the training's tokenizer has none of that name."""

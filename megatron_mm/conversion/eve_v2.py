@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .demands import Demand, require
-from .eve_files import preprocessor, token_ids
+from .eve_files import PLACED, preprocessor, token_ids
 from .formats import Format, as_json
 from .llama import OURS, THEIRS
 from .llava import TOWER
@@ -109,3 +109,7 @@ class EveV2(Format):
             "config.json": as_json(self.config(spec.model) | told),
             "preprocessor_config.json": as_json(preprocessor(spec.model) | sizes),
         }
+
+    def notes(self, files: Sequence[str]) -> list[str]:
+        """Where a file has to stand."""
+        return [PLACED]
