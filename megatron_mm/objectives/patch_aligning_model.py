@@ -8,12 +8,14 @@ the hidden states.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..contracts import BuildContext, PackedBatch
 from .cells import Cells
@@ -69,17 +71,26 @@ class Taps(nn.Module):
 
     def mismatch(self, taught: Tensor, batch: PackedBatch) -> Tensor:
         """The teacher's features [p, width] -> float32 [p]: 1 - cosine, after the decoder went through the pack."""
-        last, before = self._at_cells(self._last, self.cells.rows(batch)), self._answers(len(taught))
-        asked = self._tap(self._order[-1], last)
-        found = self.output(_attention(asked, before, self.spec.heads)) + self.input(last)
+        last, before = self._last, self._answers(len(taught))
         self._carried = self._last = torch.empty(0)
+        found = _again(self._found, last, before, self.cells.rows(batch))
         return mismatch(found, taught, self.spec.form)
+
+    def _found(self, hidden: Tensor, before: Tensor, rows: Tensor) -> Tensor:
+        """The last norm's output [s, 1, h], and what was tapped before it -> [features, width]."""
+        last = self._at_cells(hidden, rows)
+        asked = self._projected(self._order[-1], last)
+        return self.output(_attention(asked, before, self.spec.heads)) + self.input(last)
 
     def _answers(self, count: int) -> Tensor:
         before = len(self._order) - 1
         return self._carried.reshape(-1)[: before * count * self.spec.width].view(before, count, self.spec.width)
 
-    def _tap(self, k: int, hidden: Tensor) -> Tensor:
+    def tap(self, k: int, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Hidden state k [s, 1, h] -> what is read of it at these rows, [features, width]."""
+        return _again(lambda states: self._projected(k, self._at_cells(states, rows)), hidden)
+
+    def _projected(self, k: int, hidden: Tensor) -> Tensor:
         return self.taps[str(k)](self.norms[str(k)](hidden))
 
     def _at_cells(self, hidden: Tensor, rows: Tensor) -> Tensor:
@@ -120,8 +131,7 @@ class _Tap:
         cells = getattr(kwargs.get("packed_seq_params"), "cells", None)
         if cells is None:
             return None
-        taps = self._taps
-        found = taps._tap(self._k, taps._at_cells(kwargs["hidden_states"], cells))
+        found = self._taps.tap(self._k, kwargs["hidden_states"], cells)
         return args, kwargs | {"context": torch.cat([kwargs["context"], found[None]])}
 
 
@@ -162,6 +172,11 @@ class PatchAligningLoss(Loss):
     def weight(self, batch: PackedBatch) -> Tensor:
         """How many images there are."""
         return torch.tensor(float(len(self._cells.sizes(batch))))
+
+
+def _again(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`work`, computed once more in the backward pass: layers keep its inputs anyway, and nothing else is kept."""
+    return checkpoint(work, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def mismatch(found: Tensor, taught: Tensor, form: str) -> Tensor:
