@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megavlm.platform.errors import ConfigError
@@ -68,15 +68,25 @@ def _layer(layers: int) -> WeightMap:
 
 
 def require_published(model: ModelConfig) -> None:
-    """Raise ConfigError for an aligning objective that the published class has no key for."""
+    """Raise ConfigError for an aligning objective that the published class cannot be told of."""
     of = aligner(model)
     if of is None:
         return
-    wanted = {"every": EVERY, "heads": HEADS}
-    for key, value in wanted.items():
-        if getattr(of, key) != value:
+    for key, found, wanted in _wanted(of, model):
+        if found != wanted:
             raise ConfigError(
-                f"{POINT}.{key} {getattr(of, key)}: format eve needs {value}, since its class has no key for it",
+                f"{POINT}.{key} {found}: format eve needs {wanted}, since its class has no key for another",
                 where="model.objectives",
                 fix=OWN,
             )
+
+
+def _wanted(of: Any, model: ModelConfig) -> Iterator[tuple[str, Any, Any]]:
+    """Keys of the objective, what they are, and what the published class takes for granted."""
+    yield "every", of.every, EVERY
+    yield "heads", of.heads, HEADS
+    yield "teacher.name", of.teacher.name, "clip"
+    yield "teacher.class_token", of.teacher.class_token, "in_layers"
+    yield "teacher.trained_size", of.teacher.trained_size or of.side, of.side
+    steps = model.tiling.tile // model.tiling.side_step
+    yield "side", of.side, steps * of.teacher.patch_size  # a step of the tiling is a patch of the teacher

@@ -19,7 +19,8 @@ from megavlm.platform.storage import write_atomic
 from ..checkpoints.durable import flush
 from ..checkpoints.listing import COMPLETE, checkpoint_path
 from ..checkpoints.safe_load import INDEX
-from ..config import AXES, ModelConfig
+from ..config import ModelConfig
+from ..parts import OWNERS
 from .accounts import Account, Pair, account, pair_up
 from .formats import Format
 from .ours import slots
@@ -51,12 +52,12 @@ class Import(NamedTuple):
     def axes(self) -> list[str]:
         """The axes it holds, whole or but for `drawn`, in the model's order."""
         held = {pair.slot.axis for own in self.accounts for pair in own.pairs}
-        return [axis for axis in AXES if axis in held]
+        return [axis for axis in OWNERS if axis in held]
 
     @property
     def lacking(self) -> list[str]:
         """Of the axes it holds, what is not in it."""
-        return [part for part in self.drawn if part not in AXES]
+        return [part for part in self.drawn if part not in OWNERS]
 
     @property
     def bytes(self) -> int:

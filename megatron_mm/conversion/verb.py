@@ -16,8 +16,9 @@ from megavlm.platform.runs import RunFolder
 
 from ..checkpoints.listing import Source as Trained
 from ..checkpoints.listing import resolve
-from ..config import AXES, Stages
+from ..config import Stages
 from ..data.build import StageData
+from ..parts import OWNERS
 from . import FORMATS
 from .formats import Format
 from .published import Published
@@ -139,8 +140,8 @@ def verify_main(argv: Sequence[str]) -> int:
 
 def _what(p: argparse.ArgumentParser) -> None:
     p.add_argument("--format", help=f"one of {', '.join(FORMATS)} (default: by the architecture in config.json)")
-    parts = ", ".join(AXES)
-    p.add_argument("--part", action="append", choices=AXES, metavar="PART", help=f"only this of {parts}; repeatable")
+    parts = ", ".join(OWNERS)
+    p.add_argument("--part", action="append", choices=OWNERS, metavar="PART", help=f"only this of {parts}; repeatable")
 
 
 def _plan(spec: StageData, sources: Sequence[tuple[Published, str | None, list[str] | None]]) -> Any:

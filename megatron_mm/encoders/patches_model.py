@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from megavlm.kernels.tile_normalise import tile_normalise
 
 from ..contracts import BuildContext, FeatureMap
-from ..tiles import Tiles
+from ..tiles import Tiles, VariedTiles
 
 if TYPE_CHECKING:
     from .patches import PatchEmbedding
@@ -34,15 +34,15 @@ class PatchEmbeddingModel(nn.Module):
         Raises ConfigError for a tile that is not made of whole cells.
         """
         (shape,) = self.spec.maps
-        alike = isinstance(tiles, Tensor)
-        sizes = [tuple(tiles.shape[-2:])] if isinstance(tiles, Tensor) else tiles.sizes
-        grids = tuple(self.spec.grid_of(*size) for size in sizes)
+        if isinstance(tiles, VariedTiles):
+            grid, grids = None, tuple(self.spec.grid_of(*size) for size in tiles.sizes)
+        else:
+            grid, grids = self.spec.grid_of(*tiles.shape[-2:]), ()
         cells = cells_of(tiles, self.spec.cell)
-        # Recomputed from the bytes: what a cell's pixels are in floats is most of what would be kept.
+        # Recomputed from the bytes, which are a fraction of what any step after them would keep.
         values = checkpoint(self._values, cells, use_reentrant=False) if self.recompute else self._values(cells)
         images = torch.arange(len(tiles), device=tiles.device)
-        where = {"grid": grids[0]} if alike else {"grid": None, "grids": grids}
-        return [FeatureMap(values, images=images, expert=shape.expert, layer=shape.layer, **where)]
+        return [FeatureMap(values, grid, images, shape.expert, shape.layer, grids)]
 
     def _values(self, cells: Tensor) -> Tensor:
         spec, dtype = self.spec, next(self.parameters()).dtype

@@ -71,6 +71,15 @@ CASES = {
         mixture("clip", "eva", "sam"), {"name": "deformable", "grid": 4, "heads": 4, "points": 2}, 16, ALL
     ),
     "mmfuser": Case(LAYERS, {"name": "mmfuser", "levels": 2, "heads": 4, "points": 2}, 16, ALL),
+    "rows of an image": Case(
+        {"name": "eve", "image_size": TILE, "patch_size": 8, "channels": 16}, {"name": "image_rows"}, 21, ALL
+    ),
+    "rows without an MLP": Case(
+        {"name": "eve_v2", "image_size": TILE, "patch_size": 8, "hidden": 16, "channels": 32},
+        {"name": "image_rows", "class_attention": False, "layers": 0},
+        21,
+        ALL,
+    ),
     "layers": Case(LAYERS, {"name": "multi_layer", "mode": "fpn", "fpn_channels": 16}, 16, ALL),
     "one of two experts frozen": Case(
         mixture("clip", "sam"), {"name": "channel_concat", "grid": 4}, 16, ["encoder.sam", "connector", "decoder"]

@@ -7,24 +7,29 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from megatron.core.transformer.module import MegatronModule
+from expert_checks import (
+    CLIP,
+    HERE,
+    Shapes,
+    Weights,
+    check_counts,
+    check_recomputing,
+    drawn,
+    gelu,
+    initialised,
+    inside,
+    normalised,
+    random_tiles,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from megavlm.megatron_mm import backend
-from megavlm.megatron_mm.backend.transformer import transformer_config
-from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
-from megavlm.megatron_mm.encoders import ENCODERS
 from megavlm.megatron_mm.encoders.convnext import ConvNeXt
 from megavlm.platform.errors import ConfigError
 
-HERE = BuildContext(torch.float32)
 SHAPE = {"image_size": 64, "depths": (1, 2, 3, 1), "dims": (8, 12, 16, 24)}
 XXL = ((3, 4, 30, 3), (384, 768, 1536, 3072))
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(depths: tuple[int, ...], dims: tuple[int, ...]) -> Shapes:
@@ -53,46 +58,41 @@ def block_shapes(d: int) -> Shapes:
     }  # fmt: skip
 
 
-def published(shapes: Shapes | None = None) -> dict[str, Tensor]:
-    """Random tensors by the names of a checkpoint, norms, biases and layer scales too."""
-    draw = torch.Generator().manual_seed(1)
-    shapes = shapes or shapes_of(SHAPE["depths"], SHAPE["dims"])
-    return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+def published() -> Weights:
+    return drawn(shapes_of(SHAPE["depths"], SHAPE["dims"]))
 
 
-def norm(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+def norm(w: Weights, name: str, x: Tensor) -> Tensor:
     """Over the channels of [n, c, rows, columns], one cell at a time."""
     x = x - x.mean(1, keepdim=True)
     x = x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
     return x * w[f"{name}.weight"].view(-1, 1, 1) + w[f"{name}.bias"].view(-1, 1, 1)
 
 
-def statement(weights: dict[str, Tensor], tiles: Tensor) -> Tensor:
+def statement(weights: Weights, tiles: Tensor) -> Tensor:
     """The paper's network in float64, [n, c, rows, columns]; a Linear over channels is a 1 x 1 convolution."""
     w = {name: tensor.double() for name, tensor in weights.items()}
-    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    x = F.conv2d((tiles.double() / 255 - mean) / std, w["stem.0.weight"], w["stem.0.bias"], stride=4)
+    x = F.conv2d(normalised(tiles, CLIP), w["stem.0.weight"], w["stem.0.bias"], stride=4)
     x = norm(w, "stem.1", x)
     for stage, depth in enumerate(SHAPE["depths"]):
         if stage:
             at = f"stages.{stage}.downsample"
             x = F.conv2d(norm(w, f"{at}.0", x), w[f"{at}.1.weight"], w[f"{at}.1.bias"], stride=2)
         for number in range(depth):
-            x = x + block({k.removeprefix(f"stages.{stage}.blocks.{number}."): t for k, t in w.items()}, x)
+            x = x + block(inside(w, f"stages.{stage}.blocks.{number}."), x)
     return x
 
 
-def block(p: dict[str, Tensor], x: Tensor) -> Tensor:
+def block(p: Weights, x: Tensor) -> Tensor:
     """What a block adds."""
     y = F.conv2d(x, p["conv_dw.weight"], p["conv_dw.bias"], padding=3, groups=x.shape[1])
     y = F.conv2d(norm(p, "norm", y), p["mlp.fc1.weight"][:, :, None, None], p["mlp.fc1.bias"])
-    y = y * 0.5 * (1 + torch.erf(y / 2**0.5))
-    y = F.conv2d(y, p["mlp.fc2.weight"][:, :, None, None], p["mlp.fc2.bias"])
+    y = F.conv2d(gelu(y), p["mlp.fc2.weight"][:, :, None, None], p["mlp.fc2.bias"])
     return p["gamma"].view(-1, 1, 1) * y
 
 
 def tiles(side: int = 64) -> Tensor:
-    return torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return random_tiles(3, side)
 
 
 def built(ctx: BuildContext = HERE, **changes: Any) -> Any:
@@ -136,12 +136,7 @@ def test_full_size() -> None:
 
 
 def test_counts_are_what_torch_counts() -> None:
-    spec = ConvNeXt(**SHAPE)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = spec.build(HERE)
-        model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
-    assert counter.get_total_flops() == spec.flops().forward
-    assert sum(p.numel() for p in model.parameters()) == spec.parameters()
+    check_counts(ConvNeXt(**SHAPE))
 
 
 def test_flops_are_the_papers() -> None:
@@ -152,15 +147,7 @@ def test_flops_are_the_papers() -> None:
 
 
 def test_recomputed_blocks_give_the_same_values_and_gradients() -> None:
-    found, runs = [], []
-    for recompute in ("none", "full"):
-        model = built(BuildContext(torch.float32, recompute=recompute))
-        model.stages[2].blocks[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
-        (feature,) = model(tiles())
-        feature.values.square().sum().backward()
-        found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
-    assert runs == ["none", "full", "full"]
-    assert all(torch.equal(tensor, found[1][name]) and tensor.any() for name, tensor in found[0].items())
+    check_recomputing(built, lambda model: model.stages[2].blocks[1].mlp, tiles())
 
 
 def test_gradient_reaches_the_pixels_of_its_tile_only() -> None:
@@ -172,16 +159,9 @@ def test_gradient_reaches_the_pixels_of_its_tile_only() -> None:
 
 
 def test_layer_scale_starts_at_its_key(one_process: BuildContext) -> None:
-    tower = MegatronModule(transformer_config(one_process, num_layers=1, hidden_size=8, num_attention_heads=1))
-    tower.encoder = model = ConvNeXt(**SHAPE, layer_scale=0.25).build(one_process)
-    backend.initialise(tower, seed=1)
+    model = initialised(ConvNeXt(**SHAPE, layer_scale=0.25), one_process)
     assert model.stages[2].blocks[1].gamma.tolist() == [0.25] * 16
     assert model.stages[2].blocks[1].norm.weight.tolist() == [1.0] * 16
-
-
-def test_is_in_the_registry_and_fits_every_layout() -> None:
-    assert ENCODERS.load("convnext") is ConvNeXt
-    ConvNeXt().check(Parallel(tp=7, pp=3))
 
 
 def test_impossible_shapes() -> None:

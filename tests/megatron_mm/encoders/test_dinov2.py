@@ -7,23 +7,31 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from megatron.core.transformer.module import MegatronModule
+from expert_checks import (
+    HERE,
+    IMAGENET,
+    Shapes,
+    Weights,
+    check_counts,
+    check_recomputing,
+    drawn,
+    gelu,
+    gradient_of_first_cell,
+    initialised,
+    inside,
+    linear,
+    norm,
+    normalised,
+    random_tiles,
+)
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from megavlm.megatron_mm import backend
-from megavlm.megatron_mm.backend.transformer import transformer_config
-from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
-from megavlm.megatron_mm.encoders import ENCODERS
 from megavlm.megatron_mm.encoders.dinov2 import Dinov2
 from megavlm.platform.errors import ConfigError
 
-HERE = BuildContext(torch.float32)
 SHAPE = {"image_size": 28, "trained_size": 28, "patch_size": 7, "layers": 3, "hidden": 32, "heads": 4, "ffn": 64}
 SHAPE |= {"registers": 3}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Published name -> ours, as transformers renames them while it loads.
 RENAMED = {
     "attention.attention.query": "attention.q_proj",
@@ -31,9 +39,6 @@ RENAMED = {
     "attention.attention.value": "attention.v_proj",
     "attention.output.dense": "attention.o_proj",
 }
-
-Weights = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(layers: int, h: int, ffn: int, patch: int, side: int, registers: int) -> Shapes:
@@ -54,25 +59,13 @@ def shapes_of(layers: int, h: int, ffn: int, patch: int, side: int, registers: i
 
 
 def published(side: int = 4) -> Weights:
-    """Random tensors by the names of a checkpoint, norms, biases and layer scales too."""
-    draw = torch.Generator().manual_seed(1)
-    shapes = shapes_of(3, 32, 64, 7, side, 3)
-    return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    return drawn(shapes_of(3, 32, 64, 7, side, 3))
 
 
 def renamed(name: str) -> str:
     for old, new in RENAMED.items():
         name = name.replace(old, new)
     return name
-
-
-def norm(w: Weights, name: str, x: Tensor) -> Tensor:
-    x = x - x.mean(-1, keepdim=True)
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 
 
 def attention(p: Weights, x: Tensor) -> Tensor:
@@ -99,25 +92,25 @@ def taken(old: int, new: int) -> Tensor:
 def statement(weights: Weights, tiles: Tensor, table: int = 4) -> Tensor:
     """The papers' network in float64, [n, rows, columns, hidden]; positions of `table` x `table` patches."""
     w = {name: tensor.double() for name, tensor in weights.items()}
-    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (MEAN, STD))
     projection = "embeddings.patch_embeddings.projection"
-    pixels = (tiles.double() / 255 - mean) / std
-    x = F.conv2d(pixels, w[f"{projection}.weight"], w[f"{projection}.bias"], stride=7).permute(0, 2, 3, 1)
+    x = F.conv2d(normalised(tiles, IMAGENET), w[f"{projection}.weight"], w[f"{projection}.bias"], stride=7).permute(
+        0, 2, 3, 1
+    )
     side, positions = x.shape[1], w["embeddings.position_embeddings"][0]
     grid, matrix = positions[1:].view(table, table, -1), taken(table, side)
     x = (x + torch.einsum("yr,xc,rch->yxh", matrix, matrix, grid)).flatten(1, 2)
     first = w["embeddings.cls_token"][0] + positions[:1]
     x = torch.stack([torch.cat([first, w["embeddings.register_tokens"][0], patches]) for patches in x])
     for number in range(3):
-        p = {name.removeprefix(f"encoder.layer.{number}."): tensor for name, tensor in w.items()}
+        p = inside(w, f"encoder.layer.{number}.")
         x = x + p["layer_scale1.lambda1"] * attention(p, norm(p, "norm1", x))
-        y = linear(p, "mlp.fc1", norm(p, "norm2", x))
-        x = x + p["layer_scale2.lambda1"] * linear(p, "mlp.fc2", y * 0.5 * (1 + torch.erf(y / 2**0.5)))
+        y = gelu(linear(p, "mlp.fc1", norm(p, "norm2", x)))
+        x = x + p["layer_scale2.lambda1"] * linear(p, "mlp.fc2", y)
     return norm(w, "layernorm", x)[:, 4:].unflatten(1, (side, side))
 
 
 def tiles(side: int = 28) -> Tensor:
-    return torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return random_tiles(3, side)
 
 
 def built(ctx: BuildContext = HERE, side: int = 4, **changes: Any) -> Any:
@@ -161,12 +154,7 @@ def test_full_size() -> None:
 
 def test_counts_are_what_torch_counts() -> None:
     """Of positions that fit: to resize them is work on weights, which does not grow with the tiles."""
-    spec = Dinov2(**SHAPE)
-    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model = spec.build(HERE)
-        model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
-    assert counter.get_total_flops() == spec.flops().forward
-    assert sum(p.numel() for p in model.parameters()) == spec.parameters()
+    check_counts(Dinov2(**SHAPE))
 
 
 def test_flops_are_the_papers() -> None:
@@ -176,40 +164,18 @@ def test_flops_are_the_papers() -> None:
 
 
 def test_recomputed_layers_give_the_same_values_and_gradients() -> None:
-    found, runs = [], []
-    for recompute in ("none", "full"):
-        model = built(BuildContext(torch.float32, recompute=recompute))
-        model.encoder.layer[1].mlp.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
-        (feature,) = model(tiles())
-        feature.values.square().sum().backward()
-        found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
-    assert runs == ["none", "full", "full"]
-    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
-    assert all(
-        tensor.any() for name, tensor in found[0].items() if not name.endswith("k_proj.bias")
-    )  # moves no softmax
+    check_recomputing(built, lambda model: model.encoder.layer[1].mlp, tiles(), ("k_proj.bias",))  # moves no softmax
 
 
 def test_gradient_reaches_the_pixels_of_its_tile_only() -> None:
-    pixels = tiles().float().requires_grad_()
-    (feature,) = built()(pixels)
-    feature.tiles[1, 0, 0].square().sum().backward()
-    assert pixels.grad[1, :, 21:, 21:].any()  # every patch sees every other
-    assert not pixels.grad[0].any() and not pixels.grad[2].any()
+    assert gradient_of_first_cell(built(), tiles())[:, 21:, 21:].any()  # every patch sees every other
 
 
 def test_first_weights(one_process: BuildContext) -> None:
-    tower = MegatronModule(transformer_config(one_process, num_layers=1, hidden_size=8, num_attention_heads=1))
-    tower.encoder = model = Dinov2(**SHAPE, layer_scale=0.25).build(one_process)
-    backend.initialise(tower, seed=1)
+    model = initialised(Dinov2(**SHAPE, layer_scale=0.25), one_process)
     assert model.encoder.layer[2].layer_scale2.lambda1.tolist() == [0.25] * 32
     for table in ("cls_token", "register_tokens", "position_embeddings"):
         assert getattr(model.embeddings, table).std().item() == pytest.approx(0.02, rel=0.3)
-
-
-def test_is_in_the_registry_and_fits_every_layout() -> None:
-    assert ENCODERS.load("dinov2") is Dinov2
-    Dinov2().check(Parallel(tp=7, pp=3))
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from expert_checks import (
+    HERE,
+    Shapes,
+    Weights,
+    check_counts,
+    check_recomputing,
+    drawn,
+    gradient_of_first_cell,
+    inside,
+    linear,
+    norm,
+    random_tiles,
+)
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.encoders.eva02 import Eva02
 from megavlm.platform.errors import ConfigError
 
-HERE = BuildContext(torch.float32)
 # Windows of 4 x 4 patches in a tile of 8 x 8; the table is for 3 x 3; block 1 of 0..2 sees all.
 SHAPE: dict[str, Any] = {
     "image_size": 40, "trained_size": 15, "patch_size": 5, "layers": 3, "hidden": 32, "heads": 4, "ffn": 21,
@@ -25,9 +34,9 @@ SHAPE: dict[str, Any] = {
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # the detector's pixel_mean and pixel_std, RGB
 
 
-def shapes(layers: int, h: int, ffn: int, patch: int, trained: int) -> dict[str, tuple[int, ...]]:
+def shapes(layers: int, h: int, ffn: int, patch: int, trained: int) -> Shapes:
     """The published checkpoint's backbone.net, without the tables of its rotary positions."""
-    one: dict[str, tuple[int, ...]] = {"attn.q_bias": (h,), "attn.v_bias": (h,)}
+    one: Shapes = {"attn.q_bias": (h,), "attn.v_bias": (h,)}
     one |= {f"attn.{name}_proj.weight": (h, h) for name in "qkv"}
     one |= {"attn.proj.weight": (h, h), "attn.proj.bias": (h,)}
     one |= {f"norm{i}.{name}": (h,) for i in (1, 2) for name in ("weight", "bias")}
@@ -41,22 +50,12 @@ def shapes(layers: int, h: int, ffn: int, patch: int, trained: int) -> dict[str,
     }
 
 
-def published() -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes(3, 32, 21, 5, 15).items()}
+def published() -> Weights:
+    return drawn(shapes(3, 32, 21, 5, 15))
 
 
 def tiles() -> Tensor:
-    return torch.randint(0, 256, (2, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
-def norm(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    x = x - x.mean(-1, keepdim=True)
-    return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(()))
+    return random_tiles(2, 40)
 
 
 def turned(x: Tensor, side: int) -> Tensor:
@@ -68,9 +67,9 @@ def turned(x: Tensor, side: int) -> Tensor:
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
 
 
-def attention(w: dict[str, Tensor], x: Tensor) -> Tensor:
+def attention(w: Weights, x: Tensor) -> Tensor:
     """[side, side, 32] of one window, or of one tile."""
-    q, k, v = (linear(w, f"attn.{name}_proj", x) for name in "qkv")
+    q, k, v = (x @ w[f"attn.{name}_proj.weight"].T for name in "qkv")
     q, v = q + w["attn.q_bias"], v + w["attn.v_bias"]
     q, k, v = (each.unflatten(-1, (4, 8)).permute(2, 0, 1, 3) for each in (q, k, v))
     q, k = turned(q, len(x)).flatten(1, 2), turned(k, len(x)).flatten(1, 2)
@@ -78,7 +77,7 @@ def attention(w: dict[str, Tensor], x: Tensor) -> Tensor:
     return linear(w, "attn.proj", out.transpose(0, 1).reshape(x.shape))
 
 
-def statement(weights: dict[str, Tensor], tile: Tensor) -> Tensor:
+def statement(weights: Weights, tile: Tensor) -> Tensor:
     """One tile [3, 40, 40] -> [64, 32], in float64."""
     w = {name: tensor.double() for name, tensor in weights.items()}
     pixels = (tile.double() - torch.tensor(MEAN)[:, None, None].double()) / torch.tensor(STD)[:, None, None].double()
@@ -87,7 +86,7 @@ def statement(weights: dict[str, Tensor], tile: Tensor) -> Tensor:
     x = x + F.interpolate(table, size=(8, 8), mode="bicubic", align_corners=False)
     x = x[0].permute(1, 2, 0)
     for i in range(3):
-        p = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in w.items()}
+        p = inside(w, f"blocks.{i}.")
         y, side = norm(p, "norm1", x), 8 if i == 1 else 4
         out = torch.empty_like(y)
         for top in range(0, 8, side):
@@ -127,26 +126,13 @@ def test_full_size() -> None:
     assert [block for block in range(24) if spec.sees_all(block)] == [2, 5, 8, 11, 14, 17, 20, 23]
 
 
-def test_small_sizes_count_too() -> None:
+def test_counts_are_what_torch_counts() -> None:
+    check_counts(Eva02(**{**SHAPE, "trained_size": 40}))  # resizing a table is none of what is counted
     assert Eva02(**SHAPE).parameters() == sum(p.numel() for p in built().parameters())
 
 
-def test_flops_are_what_torch_counts() -> None:
-    spec = Eva02(**{**SHAPE, "trained_size": 40})  # resizing a table is none of what is counted
-    model = spec.build(HERE)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(tiles())
-    assert counter.get_total_flops() == 2 * spec.flops().forward
-
-
 def test_recomputed_blocks_give_the_same_gradients() -> None:
-    grads = []
-    for recompute in ("none", "full"):
-        model = built(BuildContext(torch.float32, recompute=recompute))
-        model(tiles())[0].values.square().sum().backward()
-        grads.append({name: p.grad for name, p in model.named_parameters()})
-    assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items())
-    assert all(grad.any() for grad in grads[0].values())
+    check_recomputing(built, lambda model: model.blocks[1].attn, tiles())
 
 
 def test_recomputing_keeps_less() -> None:
@@ -162,16 +148,7 @@ def test_recomputing_keeps_less() -> None:
 
 
 def test_gradient_reaches_the_pixels_of_its_own_tile() -> None:
-    pixels = tiles().float().requires_grad_()
-    (feature,) = built()(pixels)
-    feature.tiles[1, 0, 0].square().sum().backward()
-    assert pixels.grad[1, :, 35:, 35:].abs().sum() > 0  # from the other corner, through the block that sees all
-    assert not pixels.grad[0].any()
-
-
-def test_fits_every_layout_and_splits_nothing() -> None:
-    Eva02().check(Parallel(tp=7, pp=3))
-    assert Eva02().fp8_widths(Parallel()) == [] and Eva02().parts == {}
+    assert gradient_of_first_cell(built(), tiles())[:, 35:, 35:].any()  # from the other corner, through one block
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,11 @@ def test_maps_and_flops_follow_the_size() -> None:
 def test_parameters_and_grids_are_eve_7bs() -> None:
     with torch.device("meta"):
         model = Eve().build(BuildContext(torch.bfloat16))
+        larger = Eve.parse({"image_size": 1344}).build(BuildContext(torch.bfloat16))
     assert sum(p.numel() for p in model.parameters()) == Eve().parameters() == 602_112 + 4_199_424
     assert Eve().maps[0][1:] == (-1, 24, 24, 1024)
-    assert Eve.parse({"image_size": 1344}).maps[0].grid == (48, 48)
+    assert larger.spec.maps[0].grid == (48, 48)
+    assert {k: v.shape for k, v in larger.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert Eve.parse({"window_attention": False}).parameters() == 602_112
 
 

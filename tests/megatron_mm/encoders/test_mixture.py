@@ -98,7 +98,7 @@ def test_shared_normalisation_is_one_normalised_tensor_for_all() -> None:
     plain = Siglip.parse({**EXPERTS["other"], **nothing}).build(HERE)
     plain.load_state_dict(model.experts["other"].state_dict())
     (wanted,) = plain(resized(tensor, 35).float())
-    torch.testing.assert_close(model(tiles())[2].values, wanted.values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(tiles())[2].values, wanted.values, rtol=1e-5, atol=2e-5)  # both are float32
     own = built(mixture())(tiles())[2].values
     assert (own - wanted.values).abs().max() > 0.1  # SigLIP's own is another
 

@@ -7,30 +7,37 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from megatron.core.transformer.module import MegatronModule
+from expert_checks import (
+    HERE,
+    IMAGENET,
+    Shapes,
+    Weights,
+    check_counts,
+    check_recomputing,
+    drawn,
+    gelu,
+    gradient_of_first_cell,
+    initialised,
+    inside,
+    linear,
+    norm,
+    normalised,
+    random_tiles,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from megavlm.megatron_mm import backend
-from megavlm.megatron_mm.backend.transformer import transformer_config
-from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
-from megavlm.megatron_mm.encoders import ENCODERS
 from megavlm.megatron_mm.encoders.sam import Sam
 from megavlm.platform.errors import ConfigError
 
-HERE = BuildContext(torch.float32)
 # 10 x 10 patches in windows of 4, so that the last windows are half empty; layer 1 of 3 is global.
 SHAPE = {"image_size": 40, "patch_size": 4, "layers": 3, "hidden": 16, "heads": 2, "ffn": 24}
 SHAPE |= {"window": 4, "global_layers": (1,), "neck_channels": 6}
 LARGE = {"side": 64, "patch": 16, "layers": 24, "h": 1024, "heads": 16, "ffn": 4096, "window": 14, "out": 256}
 SMALL = {"side": 10, "patch": 4, "layers": 3, "h": 16, "heads": 2, "ffn": 24, "window": 4, "out": 6}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 REST_OF_NECK = ["neck.conv2.weight", "neck.layer_norm2.weight", "neck.layer_norm2.bias"]
-
-Weights = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(
@@ -56,19 +63,7 @@ def layer_shapes(h: int, ffn: int, head: int, reach: int) -> Shapes:
 
 
 def published(wide: tuple[int, ...] = (1,)) -> Weights:
-    """Random tensors by the names of a checkpoint, norms, biases and relative positions too."""
-    draw = torch.Generator().manual_seed(1)
-    shapes = shapes_of(wide, **SMALL)
-    return {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
-
-
-def norm(w: Weights, name: str, x: Tensor) -> Tensor:
-    x = x - x.mean(-1, keepdim=True)
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    return drawn(shapes_of(wide, **SMALL))
 
 
 def attention(p: Weights, x: Tensor) -> Tensor:
@@ -98,23 +93,21 @@ def windowed(p: Weights, x: Tensor, window: int) -> Tensor:
 def statement(weights: Weights, tiles: Tensor) -> tuple[Tensor, Tensor]:
     """In float64, [n, c, rows, columns]: after the neck's first norm, and after all of it."""
     w = {name: tensor.double() for name, tensor in weights.items()}
-    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (MEAN, STD))
-    pixels = (tiles.double() / 255 - mean) / std
-    x = F.conv2d(pixels, w["patch_embed.projection.weight"], w["patch_embed.projection.bias"], stride=4)
+    projection = "patch_embed.projection"
+    x = F.conv2d(normalised(tiles, IMAGENET), w[f"{projection}.weight"], w[f"{projection}.bias"], stride=4)
     x = x.permute(0, 2, 3, 1) + w["pos_embed"]
     for number in range(3):
-        p = {name.removeprefix(f"layers.{number}."): tensor for name, tensor in w.items()}
+        p = inside(w, f"layers.{number}.")
         y = norm(p, "layer_norm1", x)
         x = x + (attention(p, y) if number == 1 else windowed(p, y, 4))
-        y = linear(p, "mlp.lin1", norm(p, "layer_norm2", x))
-        x = x + linear(p, "mlp.lin2", y * 0.5 * (1 + torch.erf(y / 2**0.5)))
+        x = x + linear(p, "mlp.lin2", gelu(linear(p, "mlp.lin1", norm(p, "layer_norm2", x))))
     short = norm(w, "neck.layer_norm1", x @ w["neck.conv1.weight"].flatten(1).T).permute(0, 3, 1, 2)
     whole = F.conv2d(short, w["neck.conv2.weight"], padding=1).permute(0, 2, 3, 1)
     return short, norm(w, "neck.layer_norm2", whole).permute(0, 3, 1, 2)
 
 
 def tiles() -> Tensor:
-    return torch.randint(0, 256, (3, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return random_tiles(3, 40)
 
 
 def built(ctx: BuildContext = HERE, **changes: Any) -> Any:
@@ -175,12 +168,7 @@ def test_full_size(spec: Sam, tensors: int, total: int, grid: tuple[int, ...]) -
 
 @pytest.mark.parametrize("neck", ["short", "published"])
 def test_counts_are_what_torch_counts(neck: str) -> None:
-    spec = Sam(**SHAPE, neck=neck)
-    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model = spec.build(HERE)
-        model(torch.empty(1, 3, spec.image_size, spec.image_size, dtype=torch.uint8))
-    assert counter.get_total_flops() == spec.flops().forward
-    assert sum(p.numel() for p in model.parameters()) == spec.parameters()
+    check_counts(Sam(**SHAPE, neck=neck))
 
 
 def test_flops_are_the_papers() -> None:
@@ -195,23 +183,11 @@ def test_flops_are_the_papers() -> None:
 
 
 def test_recomputed_layers_give_the_same_values_and_gradients() -> None:
-    found, runs = [], []
-    for recompute in ("none", "full"):
-        model = built(BuildContext(torch.float32, recompute=recompute))
-        model.layers[1].attn.register_forward_hook(lambda *_, kind=recompute: runs.append(kind))
-        (feature,) = model(tiles())
-        feature.values.square().sum().backward()
-        found.append({"values": feature.values} | {name: p.grad for name, p in model.named_parameters()})
-    assert runs == ["none", "full", "full"]
-    assert all(torch.equal(tensor, found[1][name]) and tensor.any() for name, tensor in found[0].items())
+    check_recomputing(built, lambda model: model.layers[1].attn, tiles())
 
 
 def test_gradient_reaches_the_pixels_of_its_tile_only() -> None:
-    pixels = tiles().float().requires_grad_()
-    (feature,) = built()(pixels)
-    feature.tiles[1, 0, 0].square().sum().backward()
-    assert pixels.grad[1, :, -4:, -4:].any()  # through the global layer
-    assert not pixels.grad[0].any() and not pixels.grad[2].any()
+    assert gradient_of_first_cell(built(), tiles())[:, -4:, -4:].any()  # through the global layer
 
 
 def test_a_window_sees_itself_alone() -> None:
@@ -226,16 +202,9 @@ def test_a_window_sees_itself_alone() -> None:
 
 def test_first_weights(one_process: BuildContext) -> None:
     """Relative positions start from 0, as published; absolute ones are drawn as every table."""
-    tower = MegatronModule(transformer_config(one_process, num_layers=1, hidden_size=8, num_attention_heads=1))
-    tower.encoder = model = Sam(**SHAPE).build(one_process)
-    backend.initialise(tower, seed=1)
+    model = initialised(Sam(**SHAPE), one_process)
     assert not model.layers[0].attn.rel_pos_h.any() and not model.layers[1].attn.rel_pos_w.any()
     assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
-
-
-def test_is_in_the_registry_and_fits_every_layout() -> None:
-    assert ENCODERS.load("sam") is Sam
-    Sam().check(Parallel(tp=7, pp=3))
 
 
 @pytest.mark.parametrize(

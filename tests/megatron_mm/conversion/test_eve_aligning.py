@@ -1,0 +1,124 @@
+"""EVE's aligning layer and its teacher in and out: of two names one, and what training alone needs may be absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from eve_release import (
+    CLIP,
+    CLIP_L,
+    COMPRESSOR,
+    EVE_7B,
+    TEACHER,
+    TWIN,
+    VICUNA_7B,
+    aligned,
+    held,
+    imported,
+    model_of,
+    publish_release,
+    tensors_of,
+    write_recipe,
+)
+from safetensors.torch import load_file, save_file
+
+from megavlm.megatron_mm.config import ModelConfig
+from megavlm.megatron_mm.conversion.eve import Eve
+from megavlm.megatron_mm.conversion.verb import export_main, verify_main
+from megavlm.platform.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, shapes: ModuleType) -> Path:
+    """All 1,159 tensors of the release in model/."""
+    return publish_release(tmp_path_factory.mktemp("eve"), shapes)
+
+
+def test_full_size_with_aligning(shapes: ModuleType) -> None:
+    """The release's names but for the buffers and the teacher's second name; index 0 is of the last layer."""
+    layer = {"name": "patch_aligning", "width": 1024, "side": 336, "teacher": {"name": "clip", **CLIP_L}}
+    model = ModelConfig.parse(model_of(EVE_7B, VICUNA_7B, 672) | {"objectives": [{"name": "next_token"}, layer]})
+    found = tensors_of(model)
+    wanted = shapes.eve(EVE_7B, VICUNA_7B, CLIP_L)
+    once = {name: shape for name, shape in wanted.items() if not name.startswith(TWIN) and "inv_freq" not in name}
+    assert found == once and len(once) == 1159 - 391 - 32
+    made = Eve().of(model).maps["objectives"].made_of
+    for place, tapped in enumerate((32, 28, 24, 20, 16, 12, 8, 4, 0)):
+        names, _ = made(f"patch_aligning.taps.{tapped}.weight") or ((), None)
+        assert names == (f"{COMPRESSOR}norm_layer.{place}.1.weight",)
+    assert Eve().config(model)["requires_cliploss"] is True
+
+
+def test_the_release_with_aligning(release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Aligning layer and teacher go in and out bit for bit; of the teacher's two names the first is read."""
+    write_recipe(tmp_path, aligned())
+    recipe = str(tmp_path / "recipe.yaml")
+    assert imported(release, tmp_path / "run", "--json", recipe=recipe) == 0
+    told = json.loads(capsys.readouterr().out)
+    tensors, reasons = held(release / "model"), told["sources"][0]["ignored"]
+    behind = {name for name in tensors if name.startswith(TEACHER) and ("layers.23." in name or "post_" in name)}
+    assert reasons.keys() == behind | {name for name in tensors if name.startswith(TWIN) or "inv_freq" in name}
+    assert "objectives" in told["parts"] and not told["drawn"]
+    assert verify_main([str(tmp_path / "run"), str(release / "model")]) == 0
+    assert export_main([str(tmp_path / "run"), "--format", "eve", "--out", str(tmp_path / "out")]) == 0
+    again = load_file(tmp_path / "out" / "model.safetensors")
+    assert again.keys() == (tensors.keys() - reasons.keys()) | behind
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.items() if name not in behind)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["requires_cliploss"] is True
+    assert verify_main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "drawn"),
+    [
+        ((TEACHER,), []),
+        ((TEACHER, TWIN), ["objectives.teacher"]),
+        ((f"{COMPRESSOR}norm", f"{COMPRESSOR}input", f"{COMPRESSOR}output"), ["objectives.patch_aligning"]),
+        ((COMPRESSOR, TEACHER), ["objectives"]),
+    ],
+)
+def test_what_training_alone_needs_may_be_absent(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], left: tuple[str, ...], drawn: list[str]
+) -> None:
+    """The teacher under its second name does as well."""
+    write_recipe(tmp_path, aligned())
+    tensors = {name: tensor for name, tensor in held(release / "model").items() if not name.startswith(left)}
+    torch.save(tensors, tmp_path / "model.bin")
+    assert imported(tmp_path, tmp_path / "run", "--json", "--dry-run", path="model.bin") == 0
+    assert json.loads(capsys.readouterr().out)["drawn"] == drawn
+
+
+def test_the_teacher_from_a_folder_of_its_own(
+    tmp_path: Path, shapes: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the first stage begins with: a language model, and CLIP as it was published."""
+    write_recipe(tmp_path, aligned())
+    draw = torch.Generator().manual_seed(2)
+    tensors = {name: torch.randn(shape, generator=draw) for name, shape in shapes.clip(CLIP).items()}
+    (tmp_path / "clip").mkdir()
+    save_file(tensors, tmp_path / "clip" / "model.safetensors")
+    (tmp_path / "clip" / "config.json").write_text(json.dumps({"architectures": ["CLIPVisionModel"]}))
+    assert imported(tmp_path, tmp_path / "run", "--json", path="clip") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sources"][0]["parts"] == told["parts"] == ["objectives"]
+    assert told["drawn"] == ["encoder", "connector", "decoder", "objectives.patch_aligning"]
+    assert verify_main([str(tmp_path / "run"), str(tmp_path / "clip")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"every": 8}, "every 8: format eve needs 4"),
+        ({"heads": 4}, "heads 4: format eve needs 8"),
+        ({"teacher": {"name": "clip", **CLIP, "class_token": "dropped"}}, "class_token dropped: .* needs in_layers"),
+        ({"teacher": {"name": "siglip", **CLIP}}, "teacher.name siglip: .* needs clip"),
+    ],
+)
+def test_other_aligning_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Eve().fits(ModelConfig.parse(aligned(**change)))
