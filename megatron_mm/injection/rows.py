@@ -33,10 +33,9 @@ class Rows:
     def __init__(self, visual: Tensor) -> None:
         """`visual` bool [s, b]: where a visual token stands."""
         flat = visual.flatten()
-        self.order = torch.cat([torch.nonzero(~flat)[:, 0], torch.nonzero(flat)[:, 0]])  # the rows of text first
-        self.back = torch.empty_like(self.order)
-        self.back[self.order] = torch.arange(len(flat), device=flat.device)
-        images = int(flat.sum())
+        self.order = flat.int().argsort(stable=True)  # the rows of text first
+        self.back = self.order.argsort()
+        images = int(flat.sum())  # the host waits here for the device
         self.counts = [len(flat) - images, images]
 
     def through(self, x: Tensor, text: Branch, visual: Branch, multiple: int = 1) -> Tensor:
