@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,7 +39,7 @@ def projector(behind: int = 0) -> WeightMap:
     )
 
 
-class LlavaLike(Format):
+class LlavaLike(Format, ABC):
     """A subclass says its names, its maps, and what of its vision config.json has to say."""
 
     family: ClassVar[str]  # of its class: architectures
@@ -64,9 +65,9 @@ class LlavaLike(Format):
             Demand("injection.tags", ("none",), "it writes no text around an image's tokens"),
         ]
 
+    @abstractmethod
     def vision(self, model: ModelConfig) -> dict[str, Any]:
         """The keys of config.json that say what is looked with."""
-        raise NotImplementedError
 
     def config(self, model: ModelConfig) -> dict[str, Any]:
         """Llama's keys, and those that the published training scripts add."""
