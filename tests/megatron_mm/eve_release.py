@@ -18,12 +18,14 @@ from megavlm.megatron_mm.conversion.eve import Eve
 from megavlm.megatron_mm.conversion.ours import slots
 from megavlm.megatron_mm.conversion.verb import import_main
 
+Sizes = dict[str, Any]
 CLIP_L = {"image_size": 336, "patch_size": 14, "layers": 24, "hidden": 1024, "heads": 16, "ffn": 4096}
 VICUNA_7B = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 32, "ffn": 11008, "vocab": 32000}
 EVE_7B = {"channels": 1024, "patch_size": 14}
-# Every module of the release, with hardly any width.
-CLIP = {"image_size": 28, "patch_size": 14, "layers": 24, "hidden": 16, "heads": 2, "ffn": 24}
-TEXT = {"layers": 32, "hidden": 16, "heads": 4, "kv_heads": 4, "ffn": 24, "vocab": 512}
+# Few layers, of hardly any width; and of that width as many as the release has.
+CLIP = {"image_size": 28, "patch_size": 14, "layers": 3, "hidden": 16, "heads": 2, "ffn": 24}
+TEXT = {"layers": 4, "hidden": 16, "heads": 4, "kv_heads": 4, "ffn": 24, "vocab": 512}
+ALL_CLIP, ALL_TEXT = CLIP | {"layers": 24}, TEXT | {"layers": 32}
 SMALL = {"channels": 8, "patch_size": 4}
 INDEX = "pytorch_model.bin.index.json"
 STAGE = {
@@ -37,7 +39,7 @@ COMPRESSOR, TEACHER, TWIN = (
 )
 
 
-def model_of(sight: dict[str, Any], text: dict[str, Any], tile: int = 16, **axes: Any) -> dict[str, Any]:
+def model_of(sight: Sizes, text: Sizes, tile: int = 16, **axes: Any) -> dict[str, Any]:
     step = sight["patch_size"] * 2 * max(1, tile // 672)
     return {
         "tiling": {"name": "longer_side", "tile": tile, "side_step": step} | axes.get("tiling", {}),
@@ -48,10 +50,10 @@ def model_of(sight: dict[str, Any], text: dict[str, Any], tile: int = 16, **axes
     }
 
 
-def aligned(tile: int = 16, **changes: Any) -> dict[str, Any]:
-    """The small model with the release's aligning layer."""
-    layer = {"name": "patch_aligning", "width": 16, "side": 28, "teacher": {"name": "clip", **CLIP}} | changes
-    return model_of(SMALL, TEXT, tile) | {"objectives": [{"name": "next_token"}, layer]}
+def aligned(text: Sizes = TEXT, clip: Sizes = CLIP, **changes: Any) -> dict[str, Any]:
+    """A small model with the release's aligning layer."""
+    layer = {"name": "patch_aligning", "width": 16, "side": 28, "teacher": {"name": "clip", **clip}} | changes
+    return model_of(SMALL, text) | {"objectives": [{"name": "next_token"}, layer]}
 
 
 def write_recipe(home: Path, model: dict[str, Any], name: str = "recipe.yaml") -> None:
@@ -70,11 +72,11 @@ def publish(folder: Path, tensors: dict[str, Tensor]) -> None:
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def publish_release(home: Path, shapes: ModuleType) -> Path:
-    """All 1,159 tensors of the release in model/, and recipe.yaml for a model that aligns nothing; returns `home`."""
+def publish_release(home: Path, shapes: ModuleType, text: Sizes = TEXT, clip: Sizes = CLIP) -> Path:
+    """All tensors of such a release in model/, and recipe.yaml for a model that aligns nothing; returns `home`."""
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(1)
-    tensors = {name: torch.randn(s, generator=draw).bfloat16() for name, s in shapes.eve(SMALL, TEXT, CLIP).items()}
+    tensors = {name: torch.randn(s, generator=draw).bfloat16() for name, s in shapes.eve(SMALL, text, clip).items()}
     twins = {name: tensors[name.replace(TWIN, TEACHER)] for name in tensors if name.startswith(TWIN)}
     publish(home / "model", tensors | twins)
     config = {
@@ -83,7 +85,7 @@ def publish_release(home: Path, shapes: ModuleType) -> Path:
         "mm_vision_tower": "openai/eve-patch4-anypixel-16", "num_attention_heads": 4, "rms_norm_eps": 1e-5,
     }  # fmt: skip
     (home / "model" / "config.json").write_text(json.dumps(config))
-    write_recipe(home, model_of(SMALL, TEXT))
+    write_recipe(home, model_of(SMALL, text))
     return home
 
 

@@ -18,6 +18,7 @@ from megavlm.megatron_mm.config import AXES, ModelConfig
 from megavlm.megatron_mm.conversion.accounts import pair_up
 from megavlm.megatron_mm.conversion.eve_v2 import EveV2
 from megavlm.megatron_mm.conversion.ours import slots
+from megavlm.megatron_mm.conversion.stored import Stored
 from megavlm.megatron_mm.conversion.verb import export_main, import_main, verify_main
 from megavlm.platform.errors import ConfigError, InputError
 
@@ -99,6 +100,23 @@ def test_in_and_out_again(home: Path, capsys: pytest.CaptureFixture[str]) -> Non
     exported(home, "second", "twice")
     names = sorted(path.name for path in (home / "out").iterdir())
     assert all((home / "out" / name).read_bytes() == (home / "twice" / name).read_bytes() for name in names)
+
+
+def test_the_same_values_lie_alike_in_both_sets(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Published copies of the first weights become copies here, which is what second weights begin as."""
+    file = home / "model" / "model.safetensors"
+    held = load_file(file)
+    save_file({name: held[name.replace("moe_", "")].clone() for name in held}, file)
+    assert imported(home, "--json") == 0
+    stored = Stored(Path(json.loads(capsys.readouterr().out)["checkpoint"]))
+    model = ModelConfig.parse(model_of(SMALL, TEXT))
+    every = {(slot.axis, slot.name): slot for slot in slots(model)}
+    shutdown()
+    second = [name for axis, name in every if axis == "injection"]
+    assert len(second) == 7 * TEXT["layers"]
+    for name in second:
+        first = every["decoder", name.replace(".visual", "")]
+        assert torch.equal(stored.read(every["injection", name]), stored.read(first))
 
 
 def test_beside_the_weights(home: Path) -> None:
