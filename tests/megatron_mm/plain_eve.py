@@ -6,6 +6,8 @@ EVEv2 (arXiv 2502.06788, section 3.2), whose released code computes every row in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,12 +92,12 @@ class PatchAligning(nn.Module):
 
     def __init__(self, hidden: int, width: int, layers: int, every: int = 4, heads: int = 8) -> None:
         super().__init__()
-        self.layers, self.heads, taps = layers, heads, range(0, layers + 1, every)
+        self.layers, self.heads, taps = layers, heads, sorted(range(layers, -1, -every))
         self.norms = nn.ModuleDict({str(tap): nn.LayerNorm(hidden) for tap in taps})
         self.taps = nn.ModuleDict({str(tap): nn.Linear(hidden, width, bias=False) for tap in taps})
         self.input, self.output = nn.Linear(hidden, width), nn.Linear(width, width)
 
-    def forward(self, states: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
         """Hidden states [cells, hidden] before each layer and behind the final norm -> [cells, width]."""
         known = {int(tap): self.taps[tap](self.norms[tap](states[int(tap)])) for tap in self.taps}
         query = known.pop(self.layers)[:, None]
@@ -103,9 +105,10 @@ class PatchAligning(nn.Module):
         return self.input(states[-1]) + self.output(read(query, others, others, self.heads)[:, 0])
 
 
-def in_cells(sequence: Tensor, rows: int, columns: int) -> Tensor:
-    """An image's [1 + rows * (columns + 1), ...] without its class token and its rows' ends."""
-    return sequence[1:].unflatten(0, (rows, columns + 1))[:, :columns].flatten(0, 1)
+def in_cells(sequence: Tensor, rows: int, columns: int, pool: int = 1) -> Tensor:
+    """An image's [1 + rows * (columns + 1), channels] without class token and ends of rows, averaged pool x pool."""
+    grid = sequence[1:].unflatten(0, (rows, columns + 1))[:, :columns]
+    return F.avg_pool2d(grid.permute(2, 0, 1), pool).flatten(1).T
 
 
 def dissimilarity(found: Tensor, wanted: Tensor) -> Tensor:
@@ -137,3 +140,30 @@ class BothBranches(nn.Module):
 
     def _of(self, name: str, x: Tensor, visual: Tensor) -> Tensor:
         return torch.where(visual, self.visual.get_submodule(name)(x), self.text.get_submodule(name)(x))
+
+
+class Teacher(nn.Module):
+    """A vision encoder of transformers whose hidden states before the last layer are aligned with. It never learns."""
+
+    def __init__(self, model: nn.Module, side: int, patch: int) -> None:
+        super().__init__()
+        self.model, self.side, self.patch = model.requires_grad_(False), side, patch
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, ratio: int = 1) -> Tensor:
+        """uint8 [3, height, width], at most `ratio` times the teacher's side -> [cells, channels]."""
+        small = [size // ratio for size in image.shape[1:]]
+        resized = F.interpolate(image[None].float(), small, mode="bicubic", antialias=True)[0]
+        image = resized.round().clamp(0, 255)  # Pillow's, but for single levels: it rounds between rows and columns too
+        (top, bottom), (left, right) = (self._middle(size) for size in image.shape[1:])
+        canvas = torch.stack([torch.full((self.side, self.side), float(int(255 * mean))) for mean in MEAN])
+        canvas[:, top:bottom, left:right] = image
+        states = self.model(normalised(canvas)[None], output_hidden_states=True).hidden_states[-2][0, 1:]
+        places = torch.arange(len(states)).view(self.side // self.patch, -1)
+        seen = places[top // self.patch : bottom // self.patch, left // self.patch : right // self.patch]
+        return states[seen.flatten()]
+
+    def _middle(self, size: int) -> tuple[int, int]:
+        """First pixel and end of so many, on whole patches in the middle."""
+        start = (self.side - size) // self.patch // 2 * self.patch
+        return start, start + size

@@ -18,6 +18,7 @@ from megavlm.kernels import torchvision
 from megavlm.megatron_mm.config import ModelConfig, Optimizer
 from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.model import VisionLanguageModel
+from megavlm.megatron_mm.objectives.loss import Sum
 from megavlm.megatron_mm.training import step as training
 from megavlm.megatron_mm.training import wrapping
 
@@ -92,9 +93,9 @@ class Published(nn.Module):
 
     @torch.no_grad()
     def take(self, model: VisionLanguageModel) -> None:
-        """The weights of ours, every one of them."""
+        """The weights of ours, every one of them that learns."""
         pairs = self.pairs(model)
-        assert sum(pair.ours.numel() for pair in pairs) == sum(p.numel() for p in model.parameters())
+        assert sum(pair.ours.numel() for pair in pairs) == sum(p.numel() for p in model.parameters() if p.requires_grad)
         for pair in pairs:
             pair.published.copy_(pair.ours.view_as(pair.published))
 
@@ -208,13 +209,19 @@ def our_losses(
     model: VisionLanguageModel, batches: list[list[PackedBatch]], options: Optimizer = OPTIONS, steps: int = STEPS
 ) -> list[float]:
     """Train ours; the loss of each step."""
-    wrapped = wrapping.wrap(model)
-    optimizer, losses = wrapping.make_optimizer(wrapped, options), []
+    return [done.loss for done in our_steps(model, batches, options, steps)]
+
+
+def our_steps(
+    model: VisionLanguageModel, batches: list[list[PackedBatch]], options: Optimizer, steps: int
+) -> list[training.StepResult]:
+    """Train ours; what each step did."""
+    wrapped, loss = wrapping.wrap(model), Sum(model.spec)
+    optimizer, done = wrapping.make_optimizer(wrapped, options), []
     for step, packs in enumerate(batches):
         wrapping.set_rate(optimizer, options, step, steps)
-        batch = training.cut([packs], wrapped)
-        losses.append(training.train_step(wrapped, optimizer, batch, model.spec.objectives[0].build()).loss)
-    return losses
+        done.append(training.train_step(wrapped, optimizer, training.cut([packs], wrapped), loss))
+    return done
 
 
 def apart(pairs: list[Pair], first: dict[str, Tensor]) -> dict[str, float]:
