@@ -1,0 +1,14 @@
+"""Campaign: the study eve-text-mix in full. `make campaign NAME=study_eve_text_mix` writes study_eve_text_mix.md.
+
+Exits with 3 when a variant saw more samples than another, or answers fewer than three times as many as by chance.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from studied import campaign
+
+if __name__ == "__main__":
+    sys.exit(campaign("eve-text-mix", Path(__file__)))
