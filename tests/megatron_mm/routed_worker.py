@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core import dist_checkpointing
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.weights import fill
 from megavlm.megatron_mm.config import ModelConfig, Optimizer, Parallel
 from megavlm.megatron_mm.contracts import PackedBatch
 from megavlm.megatron_mm.inference.passing import forward, told
@@ -26,7 +28,6 @@ LAYOUTS = {
         "tp2": {"tp": 2},
         "tp2 sequence parallel": {"tp": 2, "sequence_parallel": True},
         "pp2": {"pp": 2},
-        "pp2 interleaved": {"pp": 2, "vp": 2},
         "cp2": {"cp": 2},
         "dp2 overlapped": {"overlap": True},
     },
@@ -38,12 +39,13 @@ CASES: dict[str, tuple[list[str], dict[str, str], str]] = {
     "frozen decoder": (["encoder", "connector", "injection"], {}, "images"),
     "text alone": (["injection"], {}, "text"),
 }
+INJECTION = "modality_weights"
 TEXTS = (17, 23, 8)
 EACH = 4  # visual tokens of a tile
 
 
-def model_config(injection: str = "modality_weights", decoder: str = "qwen2") -> ModelConfig:
-    """A model of 4 layers."""
+def model_config(injection: str = INJECTION, decoder: str = "qwen2") -> ModelConfig:
+    """A model of 2 layers."""
     own = {} if decoder == "qwen2" else {"rope_base": 1e4, "norm_eps": 1e-5, "max_positions": 256}
     return ModelConfig.parse(
         {
@@ -55,7 +57,7 @@ def model_config(injection: str = "modality_weights", decoder: str = "qwen2") ->
             "connector": {"name": "pixel_shuffle_mlp", "hidden": 48},
             "injection": {"name": injection, "tags": "none"},
             "decoder": {
-                "name": decoder, "layers": 4, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96, **own,
+                "name": decoder, "layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 96, **own,
             },
         }
     )  # fmt: skip
@@ -107,6 +109,21 @@ def run_case(parallel: Parallel, train: list[str], options: dict[str, str], kind
     return told
 
 
+def after_plain(parallel: Parallel, folder: Path) -> bool:
+    """Whether a checkpoint of a decoder without second weights, written and read on this layout, gives both."""
+    backend.init_distributed(parallel, seed=1)
+    plain, model = (build_model(model_config(name), backend.build_context(parallel)) for name in ("inline", INJECTION))
+    for seed, each in enumerate((plain, model)):
+        backend.initialise(each, seed)
+    if dist.get_rank() == 0:
+        folder.mkdir()
+    dist.barrier()
+    dist_checkpointing.save(plain.sharded_state_dict(), str(folder))
+    fill(model, folder)
+    found = dict(model.stages.named_parameters())
+    return are_alike(model) and all(torch.equal(found[name], p) for name, p in plain.stages.named_parameters())
+
+
 def are_alike(model: VisionLanguageModel) -> bool:
     """Whether every second weight that this rank holds is as the first."""
     weights = dict(model.stages.named_parameters())
@@ -126,8 +143,10 @@ def main(out: Path) -> None:
     results = {
         layout: run_layout(Parallel(**options)) for layout, options in LAYOUTS[int(os.environ["WORLD_SIZE"])].items()
     }
+    layouts = {"tp2": Parallel(tp=2), "pp2": Parallel(pp=2)}
+    copied = {name: after_plain(each, out.parent / name) for name, each in layouts.items()}
     if dist.get_rank() == 0:
-        out.write_text(json.dumps(results))
+        out.write_text(json.dumps({"layouts": results, "copied": copied}))
     backend.shutdown()
 
 

@@ -16,13 +16,15 @@ from megavlm.megatron_mm.config import Parallel
 pytestmark = pytest.mark.multiprocess
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(280)
 def test_every_layout_trains_alike(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone = worker.run_layout(Parallel())
     backend.shutdown()
     run_on_ranks(Path(worker.__file__), 2, tmp_path / "results.json")
-    found = json.loads((tmp_path / "results.json").read_text())
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert all(told["copied"].values()) and len(told["copied"]) == 2
+    found = told["layouts"]
     assert set(found) == set(worker.LAYOUTS[2])
     for layout, cases in found.items():
         for case, wanted in alone.items():
