@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megavlm.platform.errors import ConfigError
@@ -101,6 +101,20 @@ def require_point(axis: str, model: ModelConfig, names: tuple[str, ...], format_
             where=f"model.{axis}.name",
             fix=f"set model.{axis}.name={names[0]}, or choose another format",
         )
+
+
+def for_export(spec: StageData, fmt: Format, with_objectives: bool) -> StageData:
+    """The stage, without what only training needs where a format has room for that and nobody asked for it.
+
+    Raises ConfigError where it was asked for and there is no room.
+    """
+    has_room = "objectives" in fmt.maps
+    if with_objectives and not has_room:
+        what = f"format {fmt.name} has no room for what only training needs"
+        raise ConfigError(what, where="--with-objectives", fix="leave it out, or choose the format of the whole model")
+    if with_objectives or not has_room:
+        return spec
+    return replace(spec, model=spec.model.changed({"objectives": ["next_token"]}, where="model.objectives"))
 
 
 def as_json(value: Any) -> bytes:

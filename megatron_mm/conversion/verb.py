@@ -20,7 +20,7 @@ from ..config import Stages
 from ..data.build import StageData
 from ..parts import OWNERS
 from . import FORMATS
-from .formats import Format
+from .formats import Format, for_export
 from .published import Published
 from .words import readable_export, readable_import, readable_verify, size
 
@@ -86,11 +86,12 @@ def export_main(argv: Sequence[str]) -> int:
     p.add_argument("--out", type=Path, required=True, help="folder to make")
     p.add_argument("--max-shard", type=size, default="5GB", help="largest file, which is held in memory (default 5GB)")
     p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as it is stored")
+    p.add_argument("--with-objectives", action="store_true", help="an aligning layer and its teacher too, for training")
     p.add_argument("--dry-run", action="store_true", help="say what would be written")
     args = p.parse_args(argv)
     trained = resolve(args.source, args.stage)
     fmt: Format = FORMATS.load(args.format)()
-    spec = StageData.of(trained.recipe, trained.stage)
+    spec = for_export(StageData.of(trained.recipe, trained.stage), fmt, args.with_objectives)
     fmt.fits(spec.model)
 
     import torch
@@ -117,13 +118,8 @@ def verify_main(argv: Sequence[str]) -> int:
     p.add_argument("paths", metavar="PATH", nargs="+", help="folder of published weights, or one file of them")
     p.add_argument("--stage", help="stage of the run (default: the last trained one)")
     _what(p)
-    p.add_argument(
-        "--logits-up-to",
-        type=size,
-        default="2GB",
-        metavar="SIZE",
-        help="compare a language model's logits too, where its weights are no larger (default 2GB)",
-    )
+    limit = "compare a language model's logits too, where its weights are no larger (default 2GB)"
+    p.add_argument("--logits-up-to", type=size, default="2GB", metavar="SIZE", help=limit)
     args = p.parse_args(argv)
     trained = resolve(args.source, args.stage)
     sources = [(Published(Path(path)), args.format, args.part) for path in args.paths]

@@ -74,13 +74,25 @@ def test_in_and_out_again(release: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, aligned())
     assert imported(release, tmp_path / "run", recipe=str(tmp_path / "recipe.yaml")) == 0
     assert verify_main([str(tmp_path / "run"), str(release / "model")]) == 0
-    assert export_main([str(tmp_path / "run"), "--format", "eve", "--out", str(tmp_path / "out")]) == 0
+    words = [str(tmp_path / "run"), "--format", "eve", "--out"]
+    assert export_main([*words, str(tmp_path / "out"), "--with-objectives"]) == 0
     again, tensors = load_file(tmp_path / "out" / "model.safetensors"), held(release / "model")
     behind = {name for name in unread(tensors, 2) if name.startswith(TEACHER)}
     assert again.keys() == (tensors.keys() - unread(tensors, 2)) | behind
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.items() if name not in behind)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["requires_cliploss"] is True
     assert verify_main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert export_main([*words, str(tmp_path / "served")]) == 0
+    served = load_file(tmp_path / "served" / "model.safetensors")
+    assert served.keys() == {name for name in again if not name.startswith((COMPRESSOR, TEACHER))}
+    assert json.loads((tmp_path / "served" / "config.json").read_text())["requires_cliploss"] is False
+
+
+def test_a_format_without_room_for_them(release: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path, aligned())
+    assert imported(release, tmp_path / "run", recipe=str(tmp_path / "recipe.yaml")) == 0
+    with pytest.raises(ConfigError, match="format llama has no room for what only training needs"):
+        export_main([str(tmp_path / "run"), "--format", "llama", "--with-objectives", "--out", str(tmp_path / "out")])
 
 
 def unread(names: Iterable[str], last: int) -> set[str]:
