@@ -35,6 +35,18 @@ from megavlm.megatron_mm.conversion.eve import Eve
 from megavlm.megatron_mm.conversion.verb import export_main, verify_main
 from megavlm.platform.errors import ConfigError
 
+# config.json of BAAI/EVE-7B-v1.0; and what of it a training leaves behind.
+PUBLISHED = {
+    "architectures": ["EVELlamaForCausalLM"], "model_type": "eve", "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_scaling": None, "tie_word_embeddings": False,
+    "mm_hidden_size": 1024, "mm_projector_type": "mlp2x_gelu", "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False, "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2,
+    "mm_vision_tower": "openai/eve-patch14-anypixel-672", "requires_cliploss": True, "tune_mm_mlp_adapter": False,
+    "mm_vision_tower_clip": "openai/clip-vit-large-patch14-336", "use_mm_proj": True,
+}  # fmt: skip
+OF_TRAINING = {"mm_projector_lr": 2e-5, "vision_tower_lr": 2e-5, "image_aspect_ratio": "square", "pad_token_id": 0}
+
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory, shapes: ModuleType) -> Path:
@@ -45,7 +57,9 @@ def release(tmp_path_factory: pytest.TempPathFactory, shapes: ModuleType) -> Pat
 def test_full_size_with_aligning(shapes: ModuleType) -> None:
     """The release's names but for the buffers and the teacher's second name; index 0 is of the last layer."""
     layer = {"name": "patch_aligning", "width": 1024, "side": 336, "teacher": {"name": "clip", **CLIP_L}}
-    model = ModelConfig.parse(model_of(EVE_7B, VICUNA_7B, 672) | {"objectives": [{"name": "next_token"}, layer]})
+    model = ModelConfig.parse(
+        model_of(EVE_7B, VICUNA_7B | {"max_positions": 4096}, 672) | {"objectives": [{"name": "next_token"}, layer]}
+    )
     found = tensors_of(model)
     wanted = shapes.eve(EVE_7B, VICUNA_7B, CLIP_L)
     once = {name: shape for name, shape in wanted.items() if not name.startswith(TWIN) and "inv_freq" not in name}
@@ -54,7 +68,8 @@ def test_full_size_with_aligning(shapes: ModuleType) -> None:
     for place, tapped in enumerate((32, 28, 24, 20, 16, 12, 8, 4, 0)):
         names, _ = made(f"patch_aligning.taps.{tapped}.weight") or ((), None)
         assert names == (f"{COMPRESSOR}norm_layer.{place}.1.weight",)
-    assert Eve().config(model)["requires_cliploss"] is True
+    assert PUBLISHED.items() <= Eve().config(model).items()
+    Eve().compare(model, PUBLISHED | OF_TRAINING, "config.json")
 
 
 def test_every_name_is_accounted_for(tmp_path: Path, shapes: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
