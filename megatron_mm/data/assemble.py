@@ -17,8 +17,8 @@ GREY = 128
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One sample ready to pack: its tokens, its tiles where they come with it, image by image uint8 [n, 3, H, W], its
-    weight; and where tiles differ in size that of each of them, whether they come with it or not."""
+    """One sample ready to pack: its tokens, its tiles where they come with it, image by image uint8 [n, 3, H, W], and
+    its weight; `sizes`, (height, width) of each tile, are read where tiles differ, and also said of tiles elsewhere."""
 
     encoded: Encoded
     tiles: Sequence[np.ndarray]
@@ -78,8 +78,8 @@ def assemble(
     """Put samples one after the other and fill up to `length` with `padding`, a segment of its own.
 
     The label of a position is the next token of the same sample where that is to be learnt. `side` of a tile in pixels,
-    None where tiles differ in size. `has_context`: the samples
-    have contexts, and the pack has one though it be empty. Raises ValueError when the samples do not fit.
+    None where tiles differ in size. `has_context`: the samples have contexts, and the pack has one though it be empty.
+    Raises ValueError when the samples do not fit.
     """
     sizes = [len(sample.encoded.tokens) for sample in samples]
     used = sum(sizes)

@@ -50,7 +50,7 @@ def by_eve_v2(width: int, height: int, side: int) -> tuple[int, int]:
     return tuple(max(int(math.ceil(edge / ratio / 32)) * 32, 32) for edge in (width, height))
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(sizes())
 @example((1, 1))
 @example((1, 40))
@@ -65,7 +65,7 @@ def test_a_tile_has_the_published_size(size: tuple[int, int]) -> None:
         assert min(height, width) > 0 and height % rule.side_step == width % rule.side_step == 0
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(sizes())
 def test_the_longer_side_is_exact_and_the_shorter_less_than_a_step_too_long(size: tuple[int, int]) -> None:
     for rule in (EVE, EVE_HD):
@@ -75,7 +75,7 @@ def test_the_longer_side_is_exact_and_the_shorter_less_than_a_step_too_long(size
         assert (width >= height) == (size[0] >= size[1]) or height == width
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(sizes())
 def test_the_area_is_kept_to_within_a_step_of_each_side(size: tuple[int, int]) -> None:
     for rule in (EVE_V2, EVE_V2_HD):
@@ -86,7 +86,7 @@ def test_the_area_is_kept_to_within_a_step_of_each_side(size: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("rule", SMALL)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
 def test_what_is_cut_is_what_was_planned_and_pillows(rule: Tiling, width: int, height: int) -> None:
     pixels = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -142,7 +142,7 @@ def test_nvidias_decoder_is_near_pillow_too(encode: Any, photo: Image.Image, rul
     assert isinstance(found[3], BadImage) and np.array_equal(found[4], rule.cut(np.asarray(photo)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(8, 1500), st.integers(8, 1500), st.sampled_from(SMALL))
 @example(1500, 8, SMALL[0])
 @example(8, 1500, SMALL[1])
