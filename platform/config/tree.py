@@ -13,7 +13,7 @@ from ..errors import ConfigError
 Tree = dict[str, Any]
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.CSafeLoader):
     """SafeLoader that refuses a key given twice and reads 1e-4 as a number (YAML 1.1 reads it as text)."""
 
 
