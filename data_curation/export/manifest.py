@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +41,11 @@ class Survey:
         statistics, shards = Statistics(), []
         for name in shard_names(export):
             data = provenance_path(export, name).read_bytes()
-            file = pq.ParquetFile(io.BytesIO(data))
+            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
             wanted = ["key", "source_key", *COLUMNS]
-            table = file.read(columns=[column for column in wanted if column in file.schema_arrow.names])
+            table = file.read(
+                use_threads=False, columns=[column for column in wanted if column in file.schema_arrow.names]
+            )
             statistics.add(table)
             facts = shard_facts(file.schema_arrow, provenance_path(export, name))
             hashed = {"provenance_sha256": hashlib.sha256(data).hexdigest()}

@@ -74,10 +74,10 @@ def _csv(data: bytes, url: str) -> Iterator[object]:
 
 
 def _parquet(data: bytes, url: str) -> Iterator[object]:
-    import pyarrow.parquet as pq
+    from megavlm.platform.tables import read_parquet
 
     try:
-        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        rows = read_parquet(data).to_pylist()
     except Exception as error:  # pyarrow raises a dozen types on hostile bytes
         raise InputError(f"no readable Parquet file: {error}", where=url, fix="write it again") from error
     yield from rows

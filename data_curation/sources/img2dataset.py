@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -42,10 +41,10 @@ class Img2Dataset(Source):
 
     def listed(self, shard: Shard) -> tuple[dict[str, Row], Notes]:
         """The Parquet file's rows; a missing or unreadable file costs a note, not the shard."""
-        import pyarrow.parquet as pq
+        from megavlm.platform.tables import read_parquet
 
         try:
-            rows = pq.read_table(io.BytesIO(_whole(parquet_url(shard)))).to_pylist()
+            rows = read_parquet(_whole(parquet_url(shard))).to_pylist()
             return {str(row["key"]): row for row in rows}, {}
         except DAMAGED as error:
             return {}, {"parquet": f"{type(error).__name__}: {error}"}

@@ -16,6 +16,7 @@ from pydantic import PositiveInt
 from megavlm.platform.errors import InputError
 from megavlm.platform.shards import BadMember, Sample
 from megavlm.platform.storage import open_file, write_atomic
+from megavlm.platform.tables import read_parquet
 
 from ..source import IMAGE_FIELDS, RUN_MARK, Shard
 from .base import Source
@@ -121,7 +122,7 @@ def _encoded(members: list[Member]) -> bytes:
 
 def _rows(shard: Shard) -> list[dict]:  # type: ignore[type-arg]
     with open_file(shard.url) as file:
-        return pq.read_table(io.BytesIO(file.read())).to_pylist()
+        return read_parquet(file.read()).to_pylist()
 
 
 def _remove_others(folder: Path, shards: Iterable[Shard]) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..storage import Url, exists, file_size, open_file, read_range, write_atomic
+from ..tables import read_parquet
 from .sample import BadMember
 from .scan import Member, scan_members
 
@@ -88,7 +89,7 @@ def read_index(tar: Url) -> pa.Table | None:
         return None
     try:
         with open_file(index_url(tar)) as file:
-            table = pq.read_table(io.BytesIO(file.read()))
+            table = read_parquet(file.read())
     except pa.ArrowInvalid:
         return None
     metadata = table.schema.metadata or {}
