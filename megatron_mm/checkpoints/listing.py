@@ -48,6 +48,11 @@ def imported_parts(checkpoint: Path) -> list[str] | None:
     return json.loads((checkpoint / COMPLETE).read_bytes()).get("parts")
 
 
+def lacking_of(checkpoint: Path) -> list[str]:
+    """Of what a complete checkpoint holds: the modules and parameters that nobody published."""
+    return json.loads((checkpoint / COMPLETE).read_bytes()).get("lacking", [])
+
+
 def names_checkpoint(text: str) -> bool:
     """Whether that is RUN/checkpoints/STAGE/step-N, there or not, rather than a run."""
     return Path(text).name.startswith("step-")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.listing import COMPLETE, imported_parts
+from ..checkpoints.listing import imported_parts, lacking_of
 from ..checkpoints.weights import fill, shapes_of
 from ..parts import AXES, OWNERS, axis_of
 
@@ -38,11 +37,6 @@ def parts_of(checkpoint: Path) -> list[str]:
         return told
     extra = sorted({axis_of(name) for name in shapes_of(checkpoint)} & (set(OWNERS) - set(AXES)))
     return [*AXES, *extra]
-
-
-def lacking_of(checkpoint: Path) -> list[str]:
-    """Of the axes that a complete checkpoint holds: the modules and parameters that nobody published."""
-    return json.loads((checkpoint / COMPLETE).read_bytes()).get("lacking", [])
 
 
 def _within(name: str, modules: list[str]) -> bool:

@@ -14,7 +14,7 @@ from megavlm.platform.storage import exists
 
 from ..backend.deterministic import require_environment
 from ..backend.guards import check_stage, require_precision
-from ..checkpoints.listing import imported_parts, resolve
+from ..checkpoints.listing import imported_parts, lacking_of, resolve
 from ..config import ModelConfig, Parallel, Stage, Stages
 from ..conversion.published import Published
 from ..data.build import StageData
@@ -131,14 +131,20 @@ def check_teacher(name: str, stage: Stage, model: ModelConfig) -> None:
     if folder is not None:
         Published(folder)
     told = any(getattr(objective, "teacher_weights", None) for objective in model.objectives)
-    parts = None if stage.start is None else imported_parts(resolve(stage.start).checkpoint)
-    held = stage.start is not None and (parts is None or "objectives" in parts)
+    held = stage.start is not None and _holds_teacher(resolve(stage.start).checkpoint)
     if model.parameter_counts().get("teacher") and not (told or held or stage.after):
         raise ConfigError(
             f"stage '{name}' has a teacher, and nothing says which weights",
             where="model.objectives",
             fix="set its teacher_weights to a folder of Hugging Face's, or to `random`",
         )
+
+
+def _holds_teacher(checkpoint: Path) -> bool:
+    """As far as its marker tells: of a training's own, that is not known before it is read."""
+    parts = imported_parts(checkpoint)
+    drawn = any(name.startswith("objectives.teacher") for name in lacking_of(checkpoint))
+    return (parts is None or "objectives" in parts) and not drawn
 
 
 def teacher_folder(model: ModelConfig) -> Path | None:
