@@ -6,7 +6,6 @@ packs they belong to. The state is one integer, the step.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,19 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from megavlm.platform.errors import InputError
 from megavlm.platform.images import ImageDecoder, ImageTiles, load_decoder
 from megavlm.platform.shards import ShardReader
 
 from ..config import ModelConfig
-from ..contracts import Context, PackedBatch, Sizes, StepBatch
+from ..contracts import PackedBatch, Sizes, StepBatch
 from ..tiles import Tiles, as_tiles
 from .amounts import amounts
-from .assemble import PackArrays, Prepared, assemble, normalised
+from .as_torch import to_torch
+from .assemble import Prepared, assemble, normalised
 from .build import StageData
-from .context import ContextArrays
 from .decoding import Picture, TileLoader, pictures
 from .manifest import Entry, Manifest, Pack, substitute
 from .measure import template
@@ -232,18 +230,3 @@ def shares_of(model: ModelConfig, grid: Grid, counts: Sequence[Sequence[int]], s
     wanted_by: Literal["first", "all"] = "all" if model.injection.has_context else "first"
     work = None if sizes is None else [model.tokens_of(size) for size in sizes]
     return Shares(grid, counts, wanted_by, work)
-
-
-def to_torch(arrays: PackArrays) -> PackedBatch:
-    """Add the batch axis of one and hand the arrays over without a copy."""
-    tensors = _tensors(arrays, ("tokens", "labels", "loss_weights", "position_ids"))
-    elsewhere = arrays.sizes and not arrays.tiles.size
-    tensors["tiles"] = as_tiles(arrays.tiles, () if elsewhere else arrays.sizes)
-    context = None if arrays.context is None else Context(**_tensors(arrays.context, ("tags",)))
-    return PackedBatch(**tensors, context=context, sizes=arrays.sizes)
-
-
-def _tensors(arrays: PackArrays | ContextArrays, with_batch_axis: Sequence[str]) -> dict[str, Any]:
-    values = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
-    tensors = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-    return tensors | {name: tensors[name][None] for name in with_batch_axis}

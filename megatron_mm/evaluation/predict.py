@@ -29,13 +29,14 @@ from ..backend import device
 from ..backend.context import own_positions
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
+from ..data.as_torch import to_torch
 from ..data.assemble import IGNORED, Prepared, assemble, grey
 from ..data.conversation import Chat
 from ..data.knapsack import best_fit
-from ..data.loader import to_torch
 from ..data.measure import template
 from ..data.tokenizer import TextTokenizer
-from ..model import LanguageStage, VisionLanguageModel
+from ..language import LanguageStage
+from ..model import VisionLanguageModel
 from ..tag_texts import TagTexts
 from .items import Item, prepare_item, read_items
 from .predictions import Prediction

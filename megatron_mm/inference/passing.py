@@ -15,7 +15,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..backend import device
 from ..contracts import PackedBatch
-from ..model import LanguageStage, VisionLanguageModel
+from ..language import LanguageStage
+from ..model import VisionLanguageModel
 from ..tag_texts import TagTexts
 
 

@@ -11,8 +11,8 @@ from megavlm.platform.images import decode
 
 from ..config import DataConfig, ModelConfig
 from ..contracts import PackedBatch
+from ..data.as_torch import to_torch
 from ..data.assemble import assemble, shown
-from ..data.loader import to_torch
 from ..data.measure import template, tiles_of
 from ..data.samples import IMAGE_MARK, Message
 from ..data.tokenizer import TextTokenizer

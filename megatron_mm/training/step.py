@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import backend
 from ..contracts import PackedBatch, StepBatch
 from ..data.loader import shares_of
-from ..model import own_part
+from ..language import own_part
 from ..objectives.loss import Loss, Outcome
 from ..tag_texts import TagTexts
 from ..tiles import Tiles, joined

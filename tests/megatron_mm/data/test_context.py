@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megavlm.megatron_mm.data.as_torch import to_torch
 from megavlm.megatron_mm.data.assemble import PackArrays, Prepared, assemble, grey
 from megavlm.megatron_mm.data.conversation import Chat
 from megavlm.megatron_mm.data.encoded import Encoded
-from megavlm.megatron_mm.data.loader import to_torch
 from megavlm.megatron_mm.data.templates.chatml import ChatML
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.injection.tags import Placement

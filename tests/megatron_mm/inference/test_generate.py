@@ -15,8 +15,8 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.backend import build_context
 from megavlm.megatron_mm.config import DataConfig, ModelConfig, Parallel
 from megavlm.megatron_mm.contracts import Context, PackedBatch
+from megavlm.megatron_mm.data.as_torch import to_torch
 from megavlm.megatron_mm.data.assemble import PackArrays
-from megavlm.megatron_mm.data.loader import to_torch
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.megatron_mm.inference.generate import Ask, Batch, batches, generate
 from megavlm.megatron_mm.inference.prompt import encode_prompt, user_message
