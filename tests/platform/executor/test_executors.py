@@ -137,7 +137,12 @@ def sleeping_job(tmp_path):
         "EXECUTORS.load('local')().run(Job('nap', [['nap'], ['nap']], Path(sys.argv[1])), workers=2)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment, stderr=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for what they put behind
+    )
     yield parent, lambda: [int(line) for line in pids.read_text().split()] if pids.exists() else []
     parent.kill()
     parent.communicate()
