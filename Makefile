@@ -49,7 +49,7 @@ test-slurm:
 	$(BIN)/pytest $(SLURM_TESTS) -m "slurm and not multiprocess" -n 8 --maxschedchunk 1 -q || [ $$? -eq 5 ]
 
 test-processes:
-	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q || [ $$? -eq 5 ]
+	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q --durations=25 || [ $$? -eq 5 ]
 
 lint: venv
 	$(BIN)/ruff check .
