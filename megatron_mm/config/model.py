@@ -96,6 +96,10 @@ class ModelConfig(Config):
         """This model with a stage's `changes` on top; raises ConfigError whose `where` begins with the given one."""
         return self if not changes else ModelConfig.parse(merge(self.model_dump(mode="json"), changes), where=where)
 
+    def answering(self) -> ModelConfig:
+        """The same model without what only training needs: the objectives' weights, and a teacher."""
+        return self.changed({"objectives": ["next_token"]}, "model")
+
     @property
     def tokens_per_tile(self) -> int:
         """Visual tokens that one tile of the encoder's own size costs in the decoder, tags not counted."""

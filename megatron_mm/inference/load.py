@@ -20,14 +20,14 @@ def load_stage(
 ) -> VisionLanguageModel:
     """Start the process groups of `parallel` and build this rank's part of the model with the stage's newest weights.
 
-    The model is on its device, in the stage's precision, in evaluation mode. Raises InputError when the checkpoint does
-    not hold this model.
+    The model is on its device, in the stage's precision, in evaluation mode, and has not what only training needs.
+    Raises InputError when the checkpoint does not hold this model.
     """
     folder = checkpoint or find_checkpoint(run, stage)
     spec = StageData.of(recipe, stage)
     # FP8 weights are kept in bfloat16; running them needs no FP8.
     precision = "fp32" if spec.stage.precision == "fp32" else "bf16"
     init_distributed(parallel, recipe.seed)
-    model = build_model(spec.model, build_context(parallel, precision))
+    model = build_model(spec.model.answering(), build_context(parallel, precision))
     fill(model, folder)
     return model.to(device()).eval()

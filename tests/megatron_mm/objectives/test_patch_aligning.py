@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from aligning_worker import TEACHER, model_config, pack
+from megatron.core import dist_checkpointing
 from torch import Tensor
 
 from megavlm.megatron_mm import backend
+from megavlm.megatron_mm.checkpoints.weights import fill
 from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 from megavlm.megatron_mm.model import VisionLanguageModel, build_model
@@ -210,6 +213,16 @@ def test_the_teacher_never_learns_and_stands_in_checkpoints(one_process: BuildCo
     assert {"objectives.patch_aligning.norms.2.bias", "objectives.patch_aligning.taps.4.weight"} < held
     assert sum(p.numel() for _, p in model.axis("objectives")) == model.spec.parameter_counts()["auxiliary"]
     assert sum(p.numel() for p in model.teacher.parameters()) == model.spec.parameter_counts()["teacher"]
+
+
+def test_a_model_that_answers_needs_neither_taps_nor_teacher(one_process: BuildContext, tmp_path: Path) -> None:
+    trained = built(one_process)
+    dist_checkpointing.save(trained.sharded_state_dict(), str(tmp_path))
+    model = build_model(model_config().answering(), one_process)
+    fill(model, tmp_path)
+    assert model.teacher is None and not list(model.axis("objectives"))
+    batch = pack(1, SIZES, model.spec)
+    assert torch.equal(model.eval()(batch), trained.eval()(batch))
 
 
 @pytest.mark.parametrize(
