@@ -1,110 +1,128 @@
-"""The paired gate: does a later stage still answer what an earlier one did? Loads no torch."""
+"""The paired gate: is a model still as good as its baseline, on each suite and on their average? Loads no torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from megavlm.platform.errors import ConfigError, InputError
 
-from .intervals import tango_interval
-from .predictions import Prediction, accuracy
+from .average import mean_drop, shared_confidence
+from .gate_result import EXIT_CODES, Drop, GateResult, Verdict
+from .pairs import Paired
+from .predictions import Prediction
 
-Verdict = Literal["pass", "fail", "undecided"]
-EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 3, "undecided": 5}
+Sides = tuple[Sequence[Prediction], Sequence[Prediction]]
+__all__ = ["EXIT_CODES", "Drop", "GateResult", "Verdict", "gate_of", "paired_gate"]
 MOST_ITEMS = 1_000_000_000  # beyond this the honest answer is that items alone decide nothing
 
 
-@dataclasses.dataclass(frozen=True)
-class GateResult:
-    """The drop in accuracy from baseline to new on the same items, its interval, and the verdict.
-
-    `lost`: items right in the baseline and wrong now; `gained`: the reverse. `items_needed`: how many items would
-    decide if the observed rates held; None when the verdict stands, or when the drop lies on max_drop itself.
-    """
-
-    verdict: Verdict
-    items: int
-    lost: int
-    gained: int
-    accuracy_before: float
-    accuracy_after: float
-    drop: float
-    drop_low: float
-    drop_high: float
-    max_drop: float
-    confidence: float
-    items_needed: int | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 pass, 3 fail, 5 undecided."""
-        return EXIT_CODES[self.verdict]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data under stable keys."""
-        return dataclasses.asdict(self) | {"exit_code": self.exit_code}
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> GateResult:
-        """What `to_json` told, whatever stands beside it; raises TypeError when something is missing."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in told.items() if key in names})
-
-    def sentence(self) -> str:
-        """The verdict in words."""
-        said = {
-            "pass": f"passed: the drop is at most {self.drop_high:.4f}, within the allowed {self.max_drop:g}",
-            "fail": f"failed: the drop is at least {self.drop_low:.4f}, beyond the allowed {self.max_drop:g}",
-            "undecided": f"undecided: the drop lies between {self.drop_low:.4f} and {self.drop_high:.4f}, "
-            f"the allowed {self.max_drop:g} among them",
-        }[self.verdict]
-        more = f"; about {self.items_needed} items would decide at these rates" if self.items_needed else ""
-        return f"{said} ({self.confidence:.0%} interval over {self.items} paired items{more})"
-
-
 def paired_gate(
-    baseline: Sequence[Prediction], new: Sequence[Prediction], *, max_drop: float, confidence: float = 0.95
+    baseline: Sequence[Prediction],
+    new: Sequence[Prediction],
+    *,
+    max_drop: float,
+    confidence: float = 0.95,
+    suite: str = "suite",
 ) -> GateResult:
-    """Compare two sets of predictions item by item.
+    """Compare two sets of predictions of one suite item by item.
 
-    Pass when the upper end of the drop's two-sided interval (Tango 1998) is <= max_drop, fail when its lower end is
+    Pass when the upper end of the drop's two-sided interval (intervals.py) is <= max_drop, fail when its lower end is
     > max_drop, undecided between. Raises InputError when the two are not about the same items, ConfigError on limits
     that are no fractions.
     """
-    _check_limits(max_drop, confidence)
-    pairs = _paired(baseline, new)
-    lost = sum(before.correct and not after.correct for before, after in pairs)
-    gained = sum(after.correct and not before.correct for before, after in pairs)
-    low, high = tango_interval(lost, gained, len(pairs), confidence)
-    verdict = _verdict(low, high, max_drop)
+    return gate_of({suite: (baseline, new)}, max_drop=max_drop, confidence=confidence)
+
+
+def gate_of(
+    suites: Mapping[str, Sides], *, max_drop: float, max_drop_each: float | None = None, confidence: float = 0.95
+) -> GateResult:
+    """Compare (baseline, new) of every suite, by the average of their drops and, with `max_drop_each`, by each of them.
+
+    Fail when the lower end of the average or of a suite is beyond what is allowed, pass when every upper end is within,
+    undecided between. With `max_drop_each` the lower ends share one level among the suites and the average, so that a
+    model at its limits everywhere fails as rarely as with one suite. A pass needs no such care: all have to be within.
+    Raises as paired_gate does.
+    """
+    _check_limits({"max_drop": max_drop, "max_drop_each": max_drop_each}, confidence)
+    if not suites:
+        raise InputError("no suites to compare", fix="name one at least")
+    if len(suites) == 1 and max_drop_each is not None:
+        max_drop, max_drop_each = min(max_drop, max_drop_each), None  # the average is the suite
+    paired = {
+        name: Paired.of(before, after, name if len(suites) > 1 else "") for name, (before, after) in suites.items()
+    }
+
+    def judged(scale: float) -> tuple[Verdict, Drop, dict[str, Drop]]:
+        return _judged(paired, scale, max_drop, max_drop_each, confidence)
+
+    verdict, mean, each = judged(1.0)
+    needed = None
+    if verdict == "undecided":
+        needed = _fewest(lambda items: judged(items / mean.items)[0] != "undecided", mean.items)
+    if needed:
+        each = {
+            n: dataclasses.replace(d, items_needed=math.ceil(d.items * needed / mean.items)) for n, d in each.items()
+        }
+    own = {f.name: getattr(mean, f.name) for f in dataclasses.fields(Drop) if f.name not in {"low_shared", "verdict"}}
     return GateResult(
+        **own | {"items_needed": needed},
         verdict=verdict,
-        items=len(pairs),
-        lost=lost,
-        gained=gained,
-        accuracy_before=accuracy(baseline),
-        accuracy_after=accuracy(new),
-        drop=(lost - gained) / len(pairs),
-        drop_low=low,
-        drop_high=high,
-        max_drop=max_drop,
         confidence=confidence,
-        items_needed=None
-        if verdict != "undecided"
-        else items_to_decide(lost, gained, len(pairs), max_drop, confidence),
+        max_drop_each=max_drop_each,
+        suites=each,
+        mean=dataclasses.replace(mean, items_needed=needed),
     )
 
 
-def items_to_decide(lost: int, gained: int, items: int, max_drop: float, confidence: float) -> int | None:
-    """Smallest number of items that decides when lost and gained keep their shares; None when none does."""
+def _judged(
+    paired: Mapping[str, Paired], scale: float, max_drop: float, max_drop_each: float | None, confidence: float
+) -> tuple[Verdict, Drop, dict[str, Drop]]:
+    """The verdict on `scale` times as many items, the average, and every suite."""
+    shared = confidence if max_drop_each is None else shared_confidence(confidence, len(paired) + 1)
+    raw = {name: _drop(suite, scale, confidence, shared) for name, suite in paired.items()}
+    (first, *more) = raw.values()
+    mean = (_average(list(paired.values()), scale, confidence, shared) if more else first).judged(max_drop)
+    each = {name: drop.judged(max_drop_each) for name, drop in raw.items()}
+    said = {drop.verdict for drop in [mean, *each.values()] if drop.verdict}
+    worst: list[Verdict] = ["fail", "undecided", "pass"]
+    return next(verdict for verdict in worst if verdict in said), mean, each
 
-    def decided(count: int) -> bool:
-        scale = count / items
-        low, high = tango_interval(lost * scale, gained * scale, count, confidence)
-        return _verdict(low, high, max_drop) != "undecided"
 
+def _drop(suite: Paired, scale: float, confidence: float, shared: float) -> Drop:
+    low, high = suite.interval(confidence, scale)
+    return Drop(
+        items=suite.items,
+        lost=suite.lost,
+        gained=suite.gained,
+        accuracy_before=suite.before,
+        accuracy_after=suite.after,
+        drop=suite.drop,
+        drop_low=low,
+        drop_high=high,
+        low_shared=low if shared == confidence else suite.interval(shared, scale)[0],
+    )
+
+
+def _average(suites: Sequence[Paired], scale: float, confidence: float, shared: float) -> Drop:
+    """Numbers of items are sums, shares averages."""
+    (low, high), (low_shared, _) = (mean_drop(suites, level, scale) for level in (confidence, shared))
+    return Drop(
+        items=sum(suite.items for suite in suites),
+        lost=sum(suite.lost for suite in suites),
+        gained=sum(suite.gained for suite in suites),
+        accuracy_before=fmean(suite.before for suite in suites),
+        accuracy_after=fmean(suite.after for suite in suites),
+        drop=fmean(suite.drop for suite in suites),
+        drop_low=low,
+        drop_high=high,
+        low_shared=low_shared,
+    )
+
+
+def _fewest(decided: Callable[[int], bool], items: int) -> int | None:
     enough = max(items, 1)
     while not decided(enough):
         if enough > MOST_ITEMS:
@@ -117,48 +135,9 @@ def items_to_decide(lost: int, gained: int, items: int, max_drop: float, confide
     return enough
 
 
-def _verdict(low: float, high: float, max_drop: float) -> Verdict:
-    if high <= max_drop:
-        return "pass"
-    return "fail" if low > max_drop else "undecided"
-
-
-def _check_limits(max_drop: float, confidence: float) -> None:
-    if not 0 <= max_drop < 1:
-        raise ConfigError(
-            f"max_drop {max_drop} is no fraction", where="max_drop", fix="0.02 tolerates two points of accuracy"
-        )
+def _check_limits(limits: Mapping[str, float | None], confidence: float) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not 0 <= limit < 1:
+            raise ConfigError(f"{name} {limit} is no fraction", where=name, fix="0.02 tolerates two points of accuracy")
     if not 0.5 <= confidence < 1:
         raise ConfigError(f"confidence {confidence} is not in [0.5, 1)", where="confidence", fix="0.95 is usual")
-
-
-def _paired(baseline: Sequence[Prediction], new: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
-    before, after = _by_id(baseline, "baseline"), _by_id(new, "new")
-    if before.keys() != after.keys():
-        odd = sorted(before.keys() ^ after.keys())
-        raise InputError(
-            f"{len(odd)} items are in only one of the two sets of predictions, such as '{odd[0]}'",
-            where=f"baseline has {len(before)} items, new has {len(after)}",
-            fix="evaluate both stages on the same held-out set",
-        )
-    if not before:
-        raise InputError("no items to compare", fix="name a held-out set with samples in it")
-    pairs = [(before[key], after[key]) for key in sorted(before)]
-    for old, now in pairs:
-        if old.expected != now.expected:
-            raise InputError(
-                f"item '{old.id}' expects '{old.expected}' in the baseline and '{now.expected}' now",
-                fix="the held-out set changed between the two evaluations: evaluate both again with --fresh",
-            )
-    return pairs
-
-
-def _by_id(predictions: Sequence[Prediction], which: str) -> dict[str, Prediction]:
-    table: dict[str, Prediction] = {}
-    for item in predictions:
-        if item.id in table:
-            raise InputError(
-                f"item '{item.id}' is given twice", where=f"{which} predictions", fix="ids of a set must be unique"
-            )
-        table[item.id] = item
-    return table

@@ -1,4 +1,4 @@
-"""What torchrun runs for `megavlm eval`: loads a stage in its own layout, judges one suite, writes the answers."""
+"""What torchrun runs for `megavlm eval`: loads a stage in its own layout, judges its suites, writes the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from megavlm.platform.runs import RunFolder
 from ..backend import shutdown
 from ..config import Stages
 from ..inference.load import load_stage
-from .stage import BLIND, PLAIN, evaluate_stage
+from .ensure import data_override
+from .stage import BLIND, PLAIN, How, evaluate_stage
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,18 +24,22 @@ def main(argv: Sequence[str]) -> None:
     die_with(os.getppid())
     p = argparse.ArgumentParser()
     p.add_argument("run")
-    for name in ("--stage", "--suite", "--set"):
-        p.add_argument(name, required=True)
+    p.add_argument("--stage", required=True)
+    p.add_argument("--suites", nargs="+", required=True, metavar="SUITE=SET")
     p.add_argument("--checkpoint", type=Path)
     p.add_argument("--ways", nargs="+", choices=(PLAIN, BLIND), required=True)
+    p.add_argument("--protocol", required=True)
+    p.add_argument("--limit", type=int)
+    p.add_argument("--data", type=Path)
     args = p.parse_args(argv)
     run = RunFolder.open(args.run)
-    recipe = load_recipe(str(run.path("config.yaml")))
+    recipe = load_recipe(str(run.path("config.yaml")), data_override(args.data))
     stages: Stages = recipe.section("stages")
     model = load_stage(run, recipe, args.stage, stages[args.stage].parallel, args.checkpoint)
+    suites = dict(word.split("=", 1) for word in args.suites)
     for way in args.ways:
-        suites = {args.suite: args.set}
-        evaluate_stage(model, run, recipe, args.stage, suites, way, checkpoint=args.checkpoint)
+        how = How(args.protocol, args.limit)
+        evaluate_stage(model, run, recipe, args.stage, suites, way, checkpoint=args.checkpoint, how=how)
     shutdown()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm.data.tokenizer import load_tokenizer
 from megavlm.platform.shards import ShardWriter
@@ -46,13 +45,15 @@ def held_out(ask: Callable, picture: Callable) -> list[tuple[str, dict]]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, ask: Callable, picture: Callable) -> dict[str, Any]:
+def results(
+    tmp_path_factory: pytest.TempPathFactory, ask: Callable, picture: Callable, on_ranks: Callable
+) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("two-ranks")
     for name, samples in (("lessons", lessons(ask, picture)), ("set", held_out(ask, picture))):
         with ShardWriter(work / name) as writer:
             for key, fields in samples:
                 writer.write(key, fields)
-    run_on_ranks(WORKER, 2, work / "lessons", work / "set", work)
+    on_ranks(WORKER, 2, work / "lessons", work / "set", work)
     return json.loads((work / "results.json").read_text())
 
 

@@ -1,0 +1,1 @@
+"""The benchmarks that models are judged by, and the protocols they are asked in."""
