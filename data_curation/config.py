@@ -83,6 +83,13 @@ def _check_needs(stages: dict[str, Stage], where: str) -> None:
                     where=f"{where}.{name}",
                     fix=f"put {needed}: {{}} before {name}",
                 )
+        exported = next((other for other in names[:index] if stages[other].exports), None)
+        if exported and stage.judges:
+            raise ConfigError(
+                f"stage '{name}' judges samples, and stage '{exported}' before it has copied them already",
+                where=f"{where}.{name}",
+                fix=f"name {exported} after {name}: null it, and give it again at the end",
+            )
 
 
 class CurationConfig(Config):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+from megavlm.platform.processes import PROC, resident
 from megavlm.platform.runs import RunFolder
-
-PROC = Path("/proc")
 
 
 @dataclasses.dataclass
@@ -36,9 +34,9 @@ class MemoryWatch:
 
     def look(self) -> None:
         """Note how much memory is in use, and at the most since the last look."""
-        now, driver = _resident(self.driver)
+        now, driver = resident(self.driver)
         _forget_peak(self.driver)
-        workers = [_added(_resident(one) for one in _family(child)) for child in _children(self.driver)]
+        workers = [_added(resident(one) for one in _family(child)) for child in _children(self.driver)]
         if self._stage and driver:
             peak = self.peaks.setdefault(self._stage, Peak())
             peak.driver = max(peak.driver, driver)
@@ -55,16 +53,6 @@ class MemoryWatch:
         self._seen = size
         stages = [event["name"] for event in self.folder.attempts()[-1].events() if event["kind"] == "stage"]
         return str(stages[-1]) if stages else ""
-
-
-def _resident(process: int) -> tuple[int, int]:
-    """Resident memory in bytes, now and at the most (VmRSS, VmHWM); 0 of a process that is gone."""
-    try:
-        lines = (PROC / str(process) / "status").read_text().splitlines()
-    except OSError:
-        return 0, 0
-    found = {line[:5]: 1024 * int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-    return found.get("VmRSS", 0), found.get("VmHWM", 0)
 
 
 def _added(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:

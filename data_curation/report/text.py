@@ -49,6 +49,8 @@ def _add_sets(view: View, source: TextSets, report: Report) -> None:
     reasons = sorted({reason for row in fates["reason"].values() for reason in row} - {"kept"})
     rows = [{"set": name, "rows": sum(row.values()), **row} for name, row in fates["reason"].items()]
     report.table(rows, ["set", "rows", "kept", *reasons], title="Rows of each set, by reason")
+    told = [{"set": name, "format": source.sets[name], **source.about_set(name).model_dump()} for name in source.sets]
+    report.table(told, ["set", "format", "where", "licence"], title="Where each set is from")
 
 
 def count_by_set(view: View, source: TextSets) -> dict[str, dict[str, Counter[str]]]:

@@ -55,7 +55,8 @@ class Stage(Config):
 
     `needs` names the stages whose outputs it reads; `version` goes up when the same options give other results;
     `per_shard` says that task K is shard K, so that a changed shard redoes only itself; `judges` that its sidecars
-    decide who goes on (otherwise everyone does); `large_tasks` that each task is worth a command of its own;
+    decide who goes on (otherwise everyone does); `exports` that it copies who went on, so that nobody judges after it;
+    `large_tasks` that each task is worth a command of its own;
     `from_sidecars` that its decisions follow from what earlier stages wrote, so that `curate select` can ask what they
     would be under other options, except those named in `measures_by`, which decide what is measured.
     """
@@ -64,6 +65,7 @@ class Stage(Config):
     version: ClassVar[int] = 1
     per_shard: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    exports: ClassVar[bool] = False
     large_tasks: ClassVar[bool] = False
     from_sidecars: ClassVar[bool] = False
     measures_by: ClassVar[tuple[str, ...]] = ()

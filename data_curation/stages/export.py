@@ -43,6 +43,7 @@ class Export(Stage):
     needs: ClassVar[tuple[str, ...]] = ("ingest", "filter")
     per_shard: ClassVar[bool] = False
     judges: ClassVar[bool] = False
+    exports: ClassVar[bool] = True
     version: ClassVar[int] = 3
 
     samples_per_shard: PositiveInt = 1000

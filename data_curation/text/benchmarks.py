@@ -1,7 +1,7 @@
 """Benchmarks to keep out of training data: which columns of their published files hold questions and answers.
 
 Nothing is downloaded. A user puts the files into one folder as NAME.jsonl, .json or .parquet (any suffix that
-`reading` knows), or several of them into a folder NAME.
+`reading` knows), or several of them into a folder NAME. Only test splits: training sets are made of training splits.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from megavlm.platform.errors import InputError, did_you_mean
-from megavlm.platform.storage import exists, join, list_files
+from megavlm.platform.storage import exists, join
 
+from ..sources.tree import find_files as files_below
 from .reading import READERS, read_rows, readable
 from .sample import BadRow, Row
 
@@ -22,18 +23,28 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "arc": ("question",),  # allenai/ai2_arc
     "chartqa": ("question", "query"),
     "docvqa": ("question",),
+    "gqa": ("question",),
     "gsm8k": ("question", "answer"),  # openai/gsm8k
     "hellaswag": ("ctx",),  # Rowan/hellaswag
     "humaneval": ("prompt", "canonical_solution"),  # openai/openai_humaneval
     "ifeval": ("prompt",),
-    "math": ("problem", "solution"),  # hendrycks/competition_math
-    "mathvista": ("question",),
+    "infovqa": ("question",),
+    "math": ("problem", "solution"),  # EleutherAI/hendrycks_math
+    "mathvista": ("question",),  # its `query` adds a hint that every such item has
     "mbpp": ("text", "prompt", "code"),  # google-research-datasets/mbpp; the sanitized split says prompt
+    "mmbench": ("question",),
+    "mme": ("question",),
     "mmlu": ("question", "choices"),  # cais/mmlu
-    "mmmu": ("question",),
     "mmlu_pro": ("question", "options"),
+    "mmmu": ("question",),
+    "ocrbench": ("question",),
+    "pope": ("question",),
+    "realworldqa": ("question",),
+    "scienceqa": ("question",),
+    "seed": ("question",),
     "textvqa": ("question",),
     "truthfulqa": ("question",),
+    "vizwiz": ("question",),
     "vqav2": ("question",),
     "winogrande": ("sentence",),
 }
@@ -49,10 +60,14 @@ def columns_of(name: str, own: Mapping[str, Sequence[str]]) -> Sequence[str]:
 
 
 def find_files(folder: str, name: str) -> list[str]:
-    """The files of a benchmark; raises InputError when there are none."""
+    """The files of a benchmark, at any depth of its folder, as a part of the hub's snapshot has them.
+
+    Raises InputError when there are none.
+    """
     inside = join(folder, name)
     single = [f"{inside}{suffix}" for suffix in READERS if exists(f"{inside}{suffix}")]
-    many = [url for url in list_files(inside) if readable(url)] if exists(inside) else []
+    below = files_below(inside) if exists(inside) else []
+    many = [file.url for file in below if file.inside and readable(file.name)]
     if not single + many:
         fix = f"put its test split there as {name}.jsonl or {name}.parquet"
         raise InputError(f"no file of benchmark '{name}'", where=inside, fix=fix)
@@ -66,7 +81,7 @@ def read_items(urls: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[in
     """
     number = 0
     for url in urls:
-        for row in read_rows(url):
+        for row in read_rows(url, columns):
             if isinstance(row, BadRow):
                 raise InputError(f"item {number}: {row.reason} ({row.detail})", where=url, fix="fetch the file again")
             texts = list(_texts(row, columns))

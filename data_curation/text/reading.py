@@ -8,7 +8,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -29,15 +29,16 @@ BATCH = 1024  # rows of a Parquet file read at a time
 MAX_ROW = 1 << 26  # bytes of a line, characters of a list's item: beyond, it is no conversation
 
 
-def read_rows(url: Url) -> Iterator[Row | BadRow]:
+def read_rows(url: Url, columns: Sequence[str] = ()) -> Iterator[Row | BadRow]:
     """The rows of a file in order, one in memory at a time (Parquet: a batch), a BadRow in the place of each bad one.
 
+    `columns`: all that is wanted of a Parquet file that has any of them, whose pictures are then not read.
     Reasons: invalid_json, invalid_text, not_an_object, too_long; broken_list, truncated_file and unreadable_file end
     the file, whose rows before stay. Raises InputError where there is no such file, OSError where a disk fails.
     """
     with open_file(url) as file:
         try:
-            yield from reader_of(str(url))(file)
+            yield from reader_of(str(url))(file, columns)
         except BAD_FILE as error:
             if getattr(error, "errno", None) is not None:  # the disk or the network, not what stands in the file
                 raise
@@ -50,13 +51,15 @@ def readable(name: str) -> bool:
     return name.endswith(tuple(READERS))
 
 
-def reader_of(name: str) -> Callable[[IO[bytes]], Iterator[Row | BadRow]]:
+def reader_of(name: str) -> Reader:
     """The reader for a file of this name, which `readable` holds of."""
     return next(reader for suffix, reader in READERS.items() if name.endswith(suffix))
 
 
-def _parquet(file: IO[bytes]) -> Iterator[Row | BadRow]:
-    for piece in batches(open_parquet(file, ""), None, BATCH):
+def _parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[Row | BadRow]:
+    opened = open_parquet(file, "")
+    wanted = [name for name in columns if name in opened.schema_arrow.names]
+    for piece in batches(opened, wanted or None, BATCH):
         if isinstance(piece, Lost):
             yield BadRow("unreadable_file", str(piece)[:300])
         else:
@@ -72,14 +75,14 @@ def _held(batch: pa.RecordBatch) -> list[Row | BadRow]:
         ]
 
 
-def _json(file: IO[bytes]) -> Iterator[Row | BadRow]:
+def _json(file: IO[bytes], columns: Sequence[str]) -> Iterator[Row | BadRow]:
     """A list of objects, or one object a line, which many sets call .json as well."""
     ahead = io.BufferedReader(cast(io.RawIOBase, file))  # compressed streams do not go back
     start = ahead.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    return _list(ahead) if start == b"[" else _lines(ahead)
+    return _list(ahead) if start == b"[" else _lines(ahead, columns)
 
 
-def _lines(file: IO[bytes]) -> Iterator[Row | BadRow]:
+def _lines(file: IO[bytes], columns: Sequence[str]) -> Iterator[Row | BadRow]:
     while line := file.readline(MAX_ROW):
         if len(line) == MAX_ROW:
             yield BadRow("too_long", f"a line of {MAX_ROW} bytes or more")
@@ -152,15 +155,18 @@ def _object(value: Any) -> Row | BadRow:
     return value if isinstance(value, dict) else BadRow("not_an_object", f"a JSON {type(value).__name__}")
 
 
-Reader = Callable[[IO[bytes]], Iterator[Row | BadRow]]
+Reader = Callable[[IO[bytes], Sequence[str]], Iterator[Row | BadRow]]
 
 
 def _gzip(reader: Reader) -> Reader:
-    return lambda file: reader(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
+    return lambda file, columns: reader(cast(IO[bytes], gzip.GzipFile(fileobj=file)), columns)
 
 
 def _zstd(reader: Reader) -> Reader:
-    return lambda file: reader(io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")))
+    def inside(file: IO[bytes], columns: Sequence[str]) -> Iterator[Row | BadRow]:
+        return reader(io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")), columns)
+
+    return inside
 
 
 READERS: dict[str, Reader] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import field_validator
 
+from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError, did_you_mean
 from megavlm.platform.shards import BadMember, Sample
 from megavlm.platform.storage import join
@@ -32,11 +33,19 @@ class Placed:
     content: TextSample | BadRow
 
 
+class About(Config):
+    """What the person who fetched a set knows of it, for the report and the export's statistics."""
+
+    where: str | None = None  # the place it was fetched from
+    licence: str = "unknown"  # as it stood there that day
+
+
 class TextSets(Source):
     """`path` holds one folder per set, with its files anywhere below; every file is a shard, every row a sample."""
 
     kind: str = "text"
     sets: dict[str, str]  # the folder's name: its format
+    about: dict[str, About] = {}  # the folder's name: place and licence; also of sets that are left out
 
     @field_validator("sets")
     @classmethod
@@ -65,6 +74,10 @@ class TextSets(Source):
         if not files:
             raise self.nothing(f"no files of set '{name}' in '{folder}'", f"one of: *{', *'.join(READERS)}")
         return [Shard(shard_name(name, file.name), file.url, file.size, self) for file in files]
+
+    def about_set(self, name: str) -> About:
+        """What is known of a set's origin."""
+        return self.about.get(name, About())
 
     def set_of(self, shard: Shard) -> str:
         """The set that a shard of this source belongs to."""

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
+from megavlm.data_curation.config import CurationStages
 from megavlm.data_curation.verb import parse_tasks
 from megavlm.platform.cli import main
 from megavlm.platform.config import list_recipes, load_recipe
 from megavlm.platform.config.tree import leaves
-from megavlm.platform.errors import InputError
+from megavlm.platform.errors import ConfigError, InputError
 
 RECIPES = [name for name in list_recipes() if "curation" in load_recipe(name).sections]
 TWINS = {
@@ -147,3 +148,11 @@ def test_tasks_are_numbers_and_ranges():
     for wrong in ("", "a", "1-", "-1", "1,,2"):
         with pytest.raises(InputError):
             parse_tasks(wrong)
+
+
+def test_nobody_judges_after_the_export():
+    """What is appended on a command line stands last, and would be done for nothing."""
+    without = load_recipe("text-sft-mini", ["curation.stages.text_deduplicate=null"]).tree["curation"]["stages"]
+    stages = {**without, "text_deduplicate": {}}
+    with pytest.raises(ConfigError, match="text_export' before it has copied them already"):
+        CurationStages.parse(stages, where="curation.stages")

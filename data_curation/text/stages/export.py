@@ -34,6 +34,7 @@ class TextExport(Stage):
 
     needs: ClassVar[tuple[str, ...]] = ("text_ingest",)
     judges: ClassVar[bool] = False
+    exports: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     samples_per_shard: PositiveInt = 10_000
@@ -71,7 +72,7 @@ def exported(row: dict[str, Any], source: TextSets, shard: Shard) -> dict[str, A
 
 
 def set_facts(run: CurationRun) -> dict[str, dict[str, Any]]:
-    """Set -> rows read, and dropped {"STAGE/REASON": n}."""
+    """Set -> its format, place and licence, rows read, and dropped {"STAGE/REASON": n}."""
     source = text_source(run)
     rows: Counter[str] = Counter()
     dropped: dict[str, Counter[str]] = {name: Counter() for name in source.sets}
@@ -82,4 +83,8 @@ def set_facts(run: CurationRun) -> dict[str, dict[str, Any]]:
             if judge.judges:
                 reasons = run.sidecar(judge.name, shard.name, ["reason"])["reason"].to_pylist()
                 dropped[text_set].update(f"{judge.name}/{reason}" for reason in reasons if reason)
-    return {name: {"rows": rows[name], "dropped": dict(sorted(dropped[name].items()))} for name in source.sets}
+    return {
+        name: {"format": kind, **source.about_set(name).model_dump(), "rows": rows[name]}
+        | {"dropped": dict(sorted(dropped[name].items()))}
+        for name, kind in source.sets.items()
+    }

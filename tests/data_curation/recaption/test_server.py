@@ -125,7 +125,7 @@ def test_a_server_that_never_gets_well_is_not_waited_for_for_ever_and_ended(page
     hangs = PROGRAM.replace("time.sleep(0.2)", "time.sleep(100)")
     server = Server(command=[sys.executable, "-c", hangs, "{port}", str(tmp_path), "9"], gpus=0)
     with pytest.raises(MegaVLMError, match="no endpoint answers"):
-        asked(captioner(server.start("m", tmp_path, "server"), seconds=0.7), page(3))
+        asked(captioner(server.start("m", tmp_path, "server"), seconds=3), page(3))
     assert started(tmp_path) and all_gone(tmp_path)
 
 
