@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any
 from megavlm.platform.runs import default_runs_root
 
 TIMES_CHANCE = 3  # what each variant's visual accuracy has to reach
+BOUND = f"- bound: as many samples for every variant, and visual accuracy of at least {TIMES_CHANCE} x chance"
 PACKAGES = ("torch", "megatron-core")
+Bounds = tuple[str, Callable[[dict[str, Any]], list[str]]]
 
 
-def campaign(study: str, script: Path) -> int:
+def campaign(study: str, script: Path, also: Bounds | None = None) -> int:
     """Run a shipped study, and write its table beside `script`. 0, or 3 when a bound does not hold.
+
+    `also`: what else has to hold in its table, in words, and what of that does not.
 
     Its folder is of this commit: the campaign that was stopped goes on, and no figures of another commit are taken.
     """
@@ -32,7 +37,11 @@ def campaign(study: str, script: Path) -> int:
         return 1
     table = json.loads(done.stdout)
     problems = [*table["unequal"], *(told for row in table["rows"] if (told := below(row, table)))]
-    head = facts(script.stem, commit, table["seeds"], time.monotonic() - started)
+    problems += also[1](table) if also else []
+    head = [
+        *facts(script.stem, commit, table["seeds"], time.monotonic() - started),
+        BOUND + (f"; {also[0]}" if also else ""),
+    ]
     page = (out / "table.md").read_text().replace("\n## ", "\n### ").partition("\n")[2]
     bounds = [f"- BOUND NOT HELD: {problem}" for problem in problems] or ["- bounds: held"]
     script.with_suffix(".md").write_text("\n".join([f"# Study {study}", "", *head, *bounds, page]))
@@ -55,5 +64,4 @@ def facts(name: str, commit: str, seeds: list[int], seconds: float) -> list[str]
         f"- machine: {os.cpu_count()} cores, no GPU",
         f"- versions: {', '.join(f'{package} {version(package)}' for package in PACKAGES)}",
         f"- wall time: {seconds:.0f} s",
-        f"- bound: as many samples for every variant, and visual accuracy of at least {TIMES_CHANCE} x chance",
     ]

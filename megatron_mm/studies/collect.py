@@ -14,7 +14,6 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.errors import ConfigError, did_you_mean
 from megavlm.platform.runs import RunFolder
 
-from ..config import Stages
 from ..data.amounts import amounts
 from ..data.build import StageData
 from ..data.manifest import Manifest, Pack
@@ -22,9 +21,9 @@ from ..evaluation.predictions import Prediction, read_predictions
 from ..evaluation.stage import BLIND, PLAIN, predictions_path
 from ..training.flops import visual_tokens
 from ..training.outcome import stage_steps
-from ..training.stages import chosen
 from .runs import VariantRun
-from .schema import Score, Study
+from .schema import Study
+from .score import Score
 
 Answers = list[Prediction]
 
@@ -49,19 +48,19 @@ class RunFigures:
     seconds: float  # of the steps alone
     draws: str
     answers: dict[str, Answers]  # score -> the answers it counts
+    before: dict[str, Answers]  # score -> those to the same items, of the stage that it takes off
     metrics: dict[str, float | None]  # score -> its value
 
     def record(self) -> dict[str, Any]:
         """Plain data, without the answers."""
-        told = dataclasses.asdict(dataclasses.replace(self, answers={}))
-        return {key: value for key, value in told.items() if key != "answers"}
+        told = dataclasses.asdict(dataclasses.replace(self, answers={}, before={}))
+        return {key: value for key, value in told.items() if key not in ("answers", "before")}
 
 
 def figures(study: Study, run: VariantRun) -> RunFigures:
     """Read a finished run; raises InputError for a file that is missing."""
     folder, recipe = run.folder, load_recipe(str(run.folder.path("config.yaml")))
-    stages: Stages = recipe.section("stages")
-    names = chosen(stages)
+    names = run.trained  # a gate steps through nothing
     seen: Counter[str] = Counter()
     draws = 0
     for name in names:
@@ -76,19 +75,23 @@ def figures(study: Study, run: VariantRun) -> RunFigures:
         seconds=round(sum(line["seconds"] for line in steps), 2),
         draws=f"{draws:016x}",
         **{key: seen[key] for key in ("samples", "tokens", "tiles", "visual_tokens", "tokens_beside")},
-        answers={key: _answers(folder, score) for key, score in study.scores.items() if score.suite},
+        answers={key: _answers(folder, score, score.stage) for key, score in study.scores.items() if score.suite},
+        before={key: _answers(folder, score, score.minus) for key, score in study.scores.items() if score.minus},
         metrics={key: _metric(folder, score) for key, score in study.scores.items() if score.metric},
     )
 
 
 def score_of(study: Study, run: VariantRun, name: str) -> float:
-    """A finished run's score: a share of items, or a metric; NaN where it has none."""
+    """A finished run's score: a share of items, a difference of shares, or a metric; NaN where it has none."""
     score = study.scores[name]
     if score.metric:
         value = _metric(run.folder, score)
         return math.nan if value is None else value
-    answers = _answers(run.folder, score)
-    return sum(item.correct for item in answers) / len(answers) if answers else math.nan
+    shares = [
+        sum(item.correct for item in answers) / len(answers) if answers else math.nan
+        for answers in (_answers(run.folder, score, stage) for stage in score.stages)
+    ]
+    return shares[0] - sum(shares[1:])
 
 
 def seen_in(folder: RunFolder, recipe: Recipe, stage: str) -> tuple[dict[str, int], int]:
@@ -112,9 +115,9 @@ def _draw(stage: str, pack: Pack) -> int:
     return sum(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") for name in names)
 
 
-def _answers(folder: RunFolder, score: Score) -> Answers:
+def _answers(folder: RunFolder, score: Score, stage: str) -> Answers:
     assert score.suite
-    found = read_predictions(predictions_path(folder, score.stage, score.suite, BLIND if score.blind else PLAIN))
+    found = read_predictions(predictions_path(folder, stage, score.suite, BLIND if score.blind else PLAIN))
     return [item for item in found if score.kind in {None, item.kind}]
 
 

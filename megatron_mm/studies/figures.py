@@ -1,8 +1,12 @@
-"""The arithmetic of the table: shares with their interval, means over seeds with their spread, paired differences."""
+"""The arithmetic of the table: shares with their interval, means over seeds with their spread, paired differences.
+
+And whether two scores put the variants in the same order.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -53,6 +57,32 @@ def difference(reference: Sequence[Sequence[Prediction]], other: Sequence[Sequen
     lost, gained = (statistics.fmean([getattr(pair, name) for pair in pairs]) for name in ("lost", "gained"))
     low, high = tango_interval(lost, gained, pairs[0].items, CONFIDENCE)
     return mean([-pair.drop for pair in pairs], -high, -low, pairs[0].items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How two scores order the same variants. rho: Spearman's, of ties the mean rank; None where one is constant.
+
+    alike, opposite: pairs of variants that both tell apart, in the same order and in the other one.
+    """
+
+    rho: float | None
+    alike: int
+    opposite: int
+    variants: int
+
+
+def agreement(one: Sequence[float], other: Sequence[float]) -> Agreement:
+    """Spearman's rank correlation over variants, and the pairs behind it."""
+    pairs = itertools.combinations(zip(one, other, strict=True), 2)
+    signs = [(a[0] - b[0]) * (a[1] - b[1]) for a, b in pairs]
+    varies = len(set(one)) > 1 and len(set(other)) > 1
+    rho = statistics.correlation(_ranks(one), _ranks(other)) if varies else None
+    return Agreement(rho, sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs), len(one))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2 for value in values]
 
 
 def wilson_interval(right: float, items: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -59,10 +59,12 @@ def _parse(tree: dict[str, object], path: Path) -> Study:
 
 
 def _beside(tree: dict[str, object], path: Path) -> dict[str, object]:
-    """A recipe that is a file is looked for from the study's folder."""
-    recipe = tree.get("recipe")
+    """A recipe that is a file is looked for from the study's folder; a variant's own too."""
+    recipe, variants = tree.get("recipe"), tree.get("variants")
     if isinstance(recipe, str) and Path(recipe).suffix in FILES:
-        return tree | {"recipe": str((path.parent / recipe).resolve())}
+        tree = tree | {"recipe": str((path.parent / recipe).resolve())}
+    if isinstance(variants, list):
+        tree = tree | {"variants": [_beside(each, path) if isinstance(each, dict) else each for each in variants]}
     return tree
 
 

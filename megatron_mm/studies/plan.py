@@ -46,7 +46,7 @@ def planned(study: Study, runs: Sequence[VariantRun], sharing: Sharing) -> dict[
 def samples(run: VariantRun) -> int | None:
     """How many samples a training will see, where its global batches are counted in samples."""
     stages: Stages = run.recipe.section("stages")
-    batches = [(stages[name].steps, stages[name].mixture.global_batch) for name in run.stages]
+    batches = [(stages[name].steps, stages[name].mixture.global_batch) for name in run.trained]
     if any(batch.unit != "samples" for _, batch in batches):
         return None
     return sum(steps * batch.size for steps, batch in batches)

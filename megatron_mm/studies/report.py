@@ -41,7 +41,8 @@ def add_table(table: dict[str, Any], report: Report) -> None:
     report.section("Ours", table["question"])
     for problem in table["unequal"]:
         report.verdict(f"Not equal: {problem}.", passed=False)
-    bars = {name: found for name in table["scores"] if (found := _bars(table, name))}
+    shares = [name for name, about in table["scores"].items() if not about["minus"]]
+    bars = {name: found for name in shares if (found := _bars(table, name))}
     columns, rows = show.ours(table)
     report.table(rows, columns, title="Scores, and what each variant saw")
     for name, found in bars.items():
@@ -49,7 +50,7 @@ def add_table(table: dict[str, Any], report: Report) -> None:
         report.bar_chart(f"{name}: per cent of items answered exactly", found, "per cent", marks)
     if compared := show.differences(table):
         columns, rows = compared
-        report.table(rows, columns, title=f"Points more than {table['reference']}, item by item")
+        report.table(rows, columns, title=show.compared_title(table).replace("`", ""))
     report.text("\n\n".join(f"{note}." for note in show.notes(table)))
     if "search" in table:
         add_search(table["search"], report)

@@ -17,7 +17,8 @@ from ..data.build import StageData
 from ..training.plan import Plan, make_plan
 from ..training.stages import chosen, is_finished
 from ..training.verb import MAY_CHANGE
-from .schema import Score, Study, Variant
+from .schema import Study, Variant
+from .score import Score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class VariantRun:
         return chosen(self.recipe.section("stages"))
 
     @property
+    def trained(self) -> list[str]:
+        """Those of them that are no gates."""
+        return [name for name in self.stages if name in self.recipe.section("stages").root]
+
+    @property
     def finished(self) -> bool:
         """Whether all of them are trained, evaluated and judged."""
         return all(is_finished(self.folder, name) for name in self.stages)
@@ -55,7 +61,7 @@ class VariantRun:
 
         That is encoder and connector together.
         """
-        counts = StageData.of(self.recipe, self.stages[-1]).model.parameter_counts()
+        counts = StageData.of(self.recipe, self.trained[-1]).model.parameter_counts()
         return counts | {"vision": counts["encoder"] + counts["connector"]}
 
     def plan(self) -> Plan:
@@ -81,35 +87,41 @@ def all_runs(study: Study, root: Path, only: Sequence[str] = ()) -> list[Variant
 
 
 def _resolve(study: Study, variant: Variant, seed: int, root: Path) -> VariantRun:
-    overrides = [*study.overrides, *variant.overrides, f"seed={seed}"]
+    overrides, base = [*study.overrides, *variant.overrides, f"seed={seed}"], variant.recipe or study.recipe
     try:
-        overrides += _selecting(variant.stages or study.stages, load_recipe(study.recipe, overrides))
-        recipe = load_recipe(study.recipe, overrides)
+        overrides += _selecting(variant.stages or study.stages, load_recipe(base, overrides))
+        recipe = load_recipe(base, overrides)
         stages: Stages = recipe.section("stages")
         for name, score in study.scores.items():
             _check_score(name, score, stages)
     except MegaVLMError as error:
         raise _inside(error, variant.name) from None
     folder = RunFolder(root / "runs" / variant.name / f"seed-{seed}")
-    return VariantRun(variant.name, seed, study.recipe, overrides, recipe, folder)
+    return VariantRun(variant.name, seed, base, overrides, recipe, folder)
 
 
 def _selecting(wanted: Sequence[str], recipe: Recipe) -> list[str]:
     """Overrides that leave the wanted stages, and of those none optional; no names: the recipe as it is."""
     stages: Stages = recipe.section("stages")
     for name in wanted:
-        stages[name]  # raises ConfigError for an unknown one
+        stages.any(name)  # raises ConfigError for an unknown one
     if not wanted:
         return []
-    dropped = [f"stages.{name}=null" for name in stages.root if name not in wanted]
-    return [*dropped, *(f"stages.{name}.optional=false" for name in wanted if stages[name].optional)]
+    dropped = [f"stages.{name}=null" for name in stages.order if name not in wanted]
+    return [*dropped, *(f"stages.{name}.optional=false" for name in wanted if stages.any(name).optional)]
 
 
 def _check_score(name: str, score: Score, stages: Stages) -> None:
-    stage, where = stages[score.stage], f"scores.{name}"
-    if score.stage not in chosen(stages):
+    for stage in score.stages:
+        _check_source(f"scores.{name}", score, stage, stages)
+
+
+def _check_source(where: str, score: Score, name: str, stages: Stages) -> None:
+    """Raise ConfigError unless the stage `name` gives what the score reads of it."""
+    stage = stages[name]
+    if name not in chosen(stages):
         raise ConfigError(
-            f"stage '{score.stage}' is optional, and not among those the study runs",
+            f"stage '{name}' is optional, and not among those the study runs",
             where=f"{where}.stage",
             fix=f"name it in the study's `stages`, or read one of {', '.join(chosen(stages))}",
         )
@@ -118,13 +130,13 @@ def _check_score(name: str, score: Score, stages: Stages) -> None:
     if score.suite not in stage.evaluate:
         known = ", ".join(stage.evaluate) or "none"
         raise ConfigError(
-            f"stage '{score.stage}' is not evaluated on suite '{score.suite}'",
+            f"stage '{name}' is not evaluated on suite '{score.suite}'",
             where=f"{where}.suite",
-            fix=f"its suites: {known}; another is set with stages.{score.stage}.evaluate={{{score.suite}: SET}}",
+            fix=f"its suites: {known}; another is set with stages.{name}.evaluate={{{score.suite}: SET}}",
         )
     if score.blind and score.suite not in stage.blind:
-        fix = f"set stages.{score.stage}.blind=[{score.suite}]"
-        raise ConfigError(f"stage '{score.stage}' answers no '{score.suite}' blind", where=f"{where}.blind", fix=fix)
+        fix = f"set stages.{name}.blind=[{score.suite}]"
+        raise ConfigError(f"stage '{name}' answers no '{score.suite}' blind", where=f"{where}.blind", fix=fix)
 
 
 def _check_different(runs: Sequence[VariantRun]) -> None:

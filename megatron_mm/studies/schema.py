@@ -15,6 +15,7 @@ from megavlm.platform.errors import ConfigError, did_you_mean
 from megavlm.platform.executor import EXECUTORS, Executor, make
 
 from .rounds import next_round
+from .score import Score
 from .search import Combination, Search, called, label
 
 NAME = r"^\w[\w.-]*$"  # names a folder
@@ -25,31 +26,10 @@ class Variant(Config):
     """One row of the table: the recipe with these overrides, written `a.b=c` as on the command line."""
 
     name: str = Field(pattern=NAME)
+    recipe: str | None = None  # in place of the study's
+    against: str | None = None  # the variant that it is compared with, in place of the study's reference
     overrides: list[str] = []
     stages: list[str] = []  # the recipe's stages to run, optional ones too; none: the study's
-
-
-class Score(Config):
-    """One column: how many items of a suite were answered right, or the last value of a figure of metrics.jsonl."""
-
-    stage: str  # of the run
-    suite: str | None = None
-    kind: str | None = None  # of the suite's questions, these alone
-    blind: bool = False  # the answers given to exchanged images
-    metric: str | None = None  # such as loss: the mean of the stage's last `over` steps
-    over: PositiveInt = 10
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Score:
-        if (self.suite is None) == (self.metric is None):
-            raise ConfigError(
-                "a score is read from a suite's answers or from a metric: " + ("both" if self.suite else "neither"),
-                where="suite",
-                fix="give either suite: NAME or metric: NAME",
-            )
-        if self.metric and (self.kind or self.blind):
-            raise ConfigError("kind and blind choose among a suite's answers", where="metric", fix="leave them out")
-        return self
 
 
 class Published(Config):
@@ -99,6 +79,7 @@ class Study(Config):
     seeds: list[NonNegativeInt] = [1]
     scores: dict[str, Score]
     reference: str | None = None  # the variant that the others are compared with; none: the first
+    rank: list[str] = []  # two scores and more: whether the others order the variants as the first does
     equal: list[Quantity] = ["samples"]  # what all variants must have seen the same number of
     published: list[Published] = []
     executor: ExecutorChoice = ExecutorChoice()
@@ -142,12 +123,11 @@ class Study(Config):
         names = [variant.name for variant in self.rows()]
         if again := _repeated(names):
             raise ConfigError(f"two variants are called '{again[0]}'", where="variants", fix="give each its own name")
-        if self.reference not in {None, *names}:
-            raise ConfigError(
-                f"reference '{self.reference}' is no variant",
-                where="reference",
-                fix=did_you_mean(str(self.reference), names),
-            )
+        against = {f"variants.{row.name}.against": row.against for row in self.rows()}
+        for where, name in {"reference": self.reference, **against}.items():
+            if name not in {None, *names}:
+                fix = did_you_mean(str(name), names)
+                raise ConfigError(f"reference '{name}' is no variant", where=where, fix=fix)
         return self
 
     @model_validator(mode="after")
@@ -159,6 +139,16 @@ class Study(Config):
             if self.scores[name].metric and self.search and self.search.better is None:
                 fix = "set search.better=higher or search.better=lower"
                 raise ConfigError(f"whether more of '{name}' is better", where="search.better", fix=fix)
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_scores(self) -> Study:
+        if self.rank and (len(self.rank) == 1 or _repeated(self.rank)):
+            fix = "name two scores, each once: rank: [text, kl]"
+            raise ConfigError(f"rank {self.rank} leaves nothing to compare", where="rank", fix=fix)
+        if unknown := next((name for name in self.rank if name not in self.scores), None):
+            fix = did_you_mean(unknown, self.scores)
+            raise ConfigError(f"'{unknown}' is no score of the study", where="rank", fix=fix)
         return self
 
     def rows(self) -> list[Variant]:
@@ -173,6 +163,10 @@ class Study(Config):
         return [
             _of_grid(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
         ]
+
+    def compared_with(self, row: Variant) -> str:
+        """The name of the variant that a row is compared with; its own where there is nothing to compare it with."""
+        return row.against or self.reference or self.rows()[0].name
 
     def tried(self, combinations: Iterable[Combination]) -> Study:
         """The study of a search, with these combinations as its variants."""

@@ -36,14 +36,13 @@ def stage_key(recipe: Recipe, name: str) -> str:
     spec = StageData.of(recipe, name)
     stage = spec.stage
     sets = sorted({*stage.mixture.shares, *stage.evaluate.values()})
-    before = dict.fromkeys([*stage.after, *([stage.gate.baseline] if stage.gate else [])])
     told: dict[str, Any] = {
         "name": name,
         "stage": stage.model_dump(mode="json", exclude={"optional"}),
         "model": spec.model.model_dump(mode="json"),
         "data": [spec.data.tokenizer, spec.data.template.model_dump(mode="json"), {s: spec.data.sets[s] for s in sets}],
         "seed": spec.seed,
-        "before": [stage_key(recipe, earlier) for earlier in before if earlier in stages.root],
+        "before": [stage_key(recipe, earlier) for earlier in stage.after if earlier in stages.root],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
@@ -55,7 +54,8 @@ class Sharing:
         self._owners: dict[str, VariantRun] = {}
         self._keys: dict[str, dict[str, str]] = {}
         for run in runs:
-            keys = {name: stage_key(run.recipe, name) for name in run.stages}
+            trained = run.recipe.section("stages").root
+            keys = {name: stage_key(run.recipe, name) for name in run.stages if name in trained}
             self._keys[run.label] = keys
             for key in keys.values():
                 self._owners.setdefault(key, run)
@@ -97,7 +97,7 @@ class Sharing:
 
 
 def copy_stage(source: RunFolder, target: RunFolder, name: str) -> None:
-    """A finished stage with its newest checkpoint, predictions, gate and metrics. Files are hard links where possible.
+    """A finished stage with its newest checkpoint, predictions and metrics. Files are hard links where possible.
 
     `finished` comes last: what was killed before that is copied again.
     """
@@ -106,9 +106,6 @@ def copy_stage(source: RunFolder, target: RunFolder, name: str) -> None:
     for parts in folders:
         if source.path(*parts).is_dir():
             _link_tree(source.path(*parts), target.path(*parts))
-    gate = source.path("gate", f"{name}.json")
-    if gate.exists():
-        _link(gate, target.path("gate", gate.name))
     there = {line["step"] for line in stage_steps(target, name)}
     for line in stage_steps(source, name):
         if line["step"] not in there:

@@ -26,8 +26,7 @@ def _page(table: dict[str, Any]) -> Iterator[str]:
     yield from ("", *(f"- {note}" for note in notes(table)))
     compared = differences(table)
     if compared:
-        yield from ("", f"Points more than `{table['reference']}`, item by item:", "")
-        yield from lines(*compared)
+        yield from ("", f"{compared_title(table)}:", "", *lines(*compared))
     if "search" in table:
         yield from ("", searched.heading(table["search"]) + ":", "", *lines(*searched.grid(table["search"])), "")
         yield from (f"- {told}" for told in searched.outcomes(table["search"]))
@@ -46,7 +45,8 @@ def ours(table: dict[str, Any]) -> Grid:
     for row in table["rows"]:
         name = row["variant"] if row["state"] == "finished" else f"{row['variant']} ({row['state']})"
         counts = ("–" if row[key] is None else f"{row[key]:,.0f}" for key in COUNTS)
-        rows.append([name, *(value(row["scores"].get(key)) for key in scores), *counts, str(len(row["seeds"]))])
+        shown = (_cell(row["scores"].get(key), table["scores"][key]) for key in scores)
+        rows.append([name, *shown, *counts, str(len(row["seeds"]))])
     return columns, rows
 
 
@@ -54,8 +54,19 @@ def differences(table: dict[str, Any]) -> Grid | None:
     """The scores that are compared with the reference, in points; None where none is."""
     found = {row["variant"]: _compared(row) for row in table["rows"] if _compared(row)}
     names = [key for key in table["scores"] if any(key in of for of in found.values())]
-    rows = [[variant, *(points(of.get(key)) for key in names)] for variant, of in found.items()]
-    return (["variant", *names], rows) if rows else None
+    several = {row["variant"]: [row["against"]] if len(_references(table)) > 1 else [] for row in table["rows"]}
+    rows = [[variant, *several[variant], *(points(of.get(key)) for key in names)] for variant, of in found.items()]
+    return (["variant", *["more than"] * (len(_references(table)) > 1), *names], rows) if rows else None
+
+
+def compared_title(table: dict[str, Any]) -> str:
+    """What the differences are to: one reference for all, or each row's own, which then stands beside it."""
+    one = _references(table)
+    return f"Points more than {f'`{one[0]}`' if len(one) == 1 else 'the variant named'}, item by item"
+
+
+def _references(table: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["against"] for row in table["rows"] if _compared(row)))
 
 
 def _compared(row: dict[str, Any]) -> dict[str, Any]:
@@ -76,13 +87,16 @@ def published(theirs: dict[str, Any]) -> Grid:
 def notes(table: dict[str, Any]) -> Iterator[str]:
     """What a reader has to know of the figures."""
     for name, about in table["scores"].items():
-        if about["items"]:
+        if about["minus"]:
+            yield f"{name}: points more than after stage {about['minus']}, in the same items, {about['items']} of them"
+        elif about["items"]:
             chance = f"the best constant answers give {_percent(about['chance'])}"
             yield f"{name}: per cent of {about['items']} items answered exactly; {chance}"
     yield f"in brackets: the {table['confidence']:.0%} interval that so few items leave"
     if len(table["seeds"]) > 1:
         yield f"±: the standard deviation over {len(table['seeds'])} seeds"
     yield from (f"NOT EQUAL: {problem}" for problem in table["unequal"])
+    yield from map(ranked, table["ranks"])
     if table["same_samples"] and table["finished"]:
         yield "all variants saw the very same samples"
     yield "samples and tokens are counted in the pack manifests, over all stages; seconds are those of training steps"
@@ -91,6 +105,19 @@ def notes(table: dict[str, Any]) -> Iterator[str]:
         yield from (f"{row['variant']}, seed {seed}, failed: {why}" for seed, why in row["reasons"].items())
     if table["left_out"]:
         yield f"not trained here: {', '.join(table['left_out'])}"
+
+
+def ranked(told: dict[str, Any]) -> str:
+    """Whether two scores put the variants in the same order."""
+    one, other = told["scores"]
+    rho = "undefined, one of them being constant" if told["rho"] is None else f"{told['rho']:+.2f}"
+    apart = told["alike"] + told["opposite"]
+    pairs = f"of {apart} pairs that both tell apart, {told['alike']} rise together and {told['opposite']} do not"
+    return f"{other} against {one}: Spearman's rank correlation over {told['variants']} variants is {rho}; {pairs}"
+
+
+def _cell(score: dict[str, Any] | None, about: dict[str, Any]) -> str:
+    return points(score) if about["minus"] else value(score)
 
 
 def value(score: dict[str, Any] | None) -> str:

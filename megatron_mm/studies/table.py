@@ -13,7 +13,7 @@ from megavlm.platform.runs import RunFolder
 from ..evaluation.chance import chance_accuracy
 from .collect import RunFigures, figures
 from .drive import reasons
-from .figures import CONFIDENCE, difference, mean, share
+from .figures import CONFIDENCE, agreement, difference, mean, share
 from .runs import VariantRun
 from .schema import Study
 
@@ -29,6 +29,7 @@ def make_table(study: Study, folder: RunFolder, runs: Sequence[VariantRun]) -> d
         if run.finished:
             found[run.variant][run.seed] = figures(study, run)
     reference, failed = study.reference or study.rows()[0].name, reasons(folder)
+    rows = [_row(study, [r for r in runs if r.variant == name], found, failed) for name in found]
     return {
         "study": study.name,
         "question": study.question,
@@ -39,8 +40,9 @@ def make_table(study: Study, folder: RunFolder, runs: Sequence[VariantRun]) -> d
         "seeds": study.seeds,
         "confidence": CONFIDENCE,
         "finished": all(run.finished for run in runs),
-        "scores": {name: _about(name, found) for name in study.scores},
-        "rows": [_row(study, [r for r in runs if r.variant == name], found, reference, failed) for name in found],
+        "scores": {name: _about(name, score.minus, found) for name, score in study.scores.items()},
+        "rows": rows,
+        "ranks": [told for name in study.rank[1:] if (told := _ranked(study.rank[0], name, rows))],
         "left_out": [variant.name for variant in study.rows() if variant.name not in found],
         "equal": study.equal,
         "unequal": [problem for name in study.equal if (problem := unequal(name, found))],
@@ -53,15 +55,18 @@ def _row(
     study: Study,
     runs: Sequence[VariantRun],
     found: Mapping[str, BySeed],
-    reference: str,
     failed: Mapping[tuple[str, int], str],
 ) -> dict[str, Any]:
     name = runs[0].variant
+    variant = next(variant for variant in study.rows() if variant.name == name)
+    reference = study.compared_with(variant)
     of, against = found[name], found.get(reference, {}) if name != reference else {}
     states = {run.seed: _state(run, failed) for run in runs}
     return {
         "variant": name,
-        "overrides": next(variant.overrides for variant in study.rows() if variant.name == name),
+        "recipe": runs[0].base,
+        "overrides": variant.overrides,
+        "against": reference if name != reference else None,
         "state": next(state for state in STATES if state in states.values()),
         "reasons": {str(seed): failed[name, seed] for seed, state in states.items() if state == "failed"},
         "seeds": sorted(of),
@@ -99,6 +104,9 @@ def _score(key: str, of: BySeed, reference: BySeed) -> dict[str, Any] | None:
     if not answered:
         values = [value for one in of.values() if (value := one.metrics.get(key)) is not None]
         return dataclasses.asdict(mean(values)) if values else None
+    before = [one.before[key] for one in of.values() if one.before.get(key)]
+    if before:
+        return dataclasses.asdict(difference(before, answered))
     told = dataclasses.asdict(share(answered))
     both = [seed for seed in of if seed in reference]
     if not both:
@@ -110,12 +118,22 @@ def _score(key: str, of: BySeed, reference: BySeed) -> dict[str, Any] | None:
     return told | {"difference": dataclasses.asdict(against)}
 
 
-def _about(key: str, found: Mapping[str, BySeed]) -> dict[str, Any]:
-    """What a score's items are, told of the first training that has some."""
+def _about(key: str, minus: str | None, found: Mapping[str, BySeed]) -> dict[str, Any]:
+    """What a score's items are, told of the first training that has some. minus: the stage that is taken off."""
     answers = next((one.answers[key] for of in found.values() for one in of.values() if one.answers.get(key)), None)
     if answers is None:
-        return {"items": None, "chance": None}
-    return {"items": len(answers), "chance": chance_accuracy((item.kind, item.expected) for item in answers)}
+        return {"items": None, "chance": None, "minus": minus}
+    chance = None if minus else chance_accuracy((item.kind, item.expected) for item in answers)
+    return {"items": len(answers), "chance": chance, "minus": minus}
+
+
+def _ranked(first: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Whether two scores order the variants alike, among those that have both; None for fewer than two."""
+    both = [row["scores"] for row in rows if first in row["scores"] and name in row["scores"]]
+    if len(both) < 2:
+        return None
+    one, other = ([scores[key]["value"] for scores in both] for key in (first, name))
+    return {"scores": [first, name]} | dataclasses.asdict(agreement(one, other))
 
 
 def unequal(quantity: str, found: Mapping[str, BySeed]) -> str | None:

@@ -20,7 +20,8 @@ from .outlook import outlook
 from .plan import plan_lines, planned
 from .report import write_table
 from .runs import VariantRun, all_runs, check_unchanged
-from .schema import Score, Study
+from .schema import Study, Variant
+from .score import Score
 from .searched import record
 from .shared import Sharing
 from .table import make_table
@@ -147,12 +148,13 @@ def readable(study: Study) -> str:
     lines += _variants(study)
     lines += [f"seeds     {', '.join(map(str, study.seeds))}", f"equal     {', '.join(study.equal) or 'nothing'}"]
     lines += [f"score     {name:<14}{_source(score)}" for name, score in study.scores.items()]
+    lines += [f"rank      {', '.join(study.rank[1:])} against {study.rank[0]}"] if study.rank else []
     return "\n".join([*lines, *(f"published {table.title} ({table.source})" for table in study.published)])
 
 
 def _variants(study: Study) -> list[str]:
     if study.search is None:
-        return [f"variant   {variant.name:<14}{shlex.join(variant.overrides)}".rstrip() for variant in study.rows()]
+        return [f"variant   {row.name:<14} {_given(row)}".rstrip() for row in study.rows()]
     search = study.search
     start = plus(search.given) or f"the best {search.first} alone"
     lines = [f"search    {search.over} among {', '.join(search.names)}", f"start     {start}"]
@@ -160,6 +162,15 @@ def _variants(study: Study) -> list[str]:
     return [*lines, f"best by   {', '.join(search.scores)}, {search.better or 'higher'}; until {ends}"]
 
 
+def _given(variant: Variant) -> str:
+    """What is its own: recipe, overrides, stages."""
+    words = [f"of {variant.recipe}"] if variant.recipe else []
+    words += [shlex.join(variant.overrides)] if variant.overrides else []
+    words += [f"against {variant.against}"] if variant.against else []
+    return "; ".join([*words, *([f"stages {', '.join(variant.stages)}"] if variant.stages else [])])
+
+
 def _source(score: Score) -> str:
     of = f"suite {score.suite}" if score.suite else f"{score.metric}, mean of the last {score.over} steps"
-    return f"{of}, stage {score.stage}" + (f", kind {score.kind}" if score.kind else "") + (", blind" * score.blind)
+    of += f", stage {score.stage}" + (f" minus {score.minus}" if score.minus else "")
+    return of + (f", kind {score.kind}" if score.kind else "") + (", blind" * score.blind)

@@ -17,7 +17,8 @@ UNUSED_HEAD = 3072 + 3072 + 3072 * 1024  # of the published ConvNeXt: norm and p
 MIXTURE = [f"model.encoder={json.dumps({'name': 'mixture', 'image_size': 1024, 'experts': EXPERTS})}"]
 FULL_SIZE = [
     "stages.language=null",
-    "stages.sft={after: [], gate: null, blind: []}",
+    "stages.gate=null",
+    "stages.sft={after: [], blind: []}",
     "stages.sft.mixture.sequence_length=8192",
     "model.tiling={tile: 1024, max_tiles: 1}",
 ]
