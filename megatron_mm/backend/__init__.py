@@ -41,5 +41,6 @@ silence()  # here, because whatever is asked of the backend imports megatron-cor
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(".lean", __name__).load()
     home = "weights" if name == "initialise" else "distributed"
     return getattr(importlib.import_module(f".{home}", __name__), name)

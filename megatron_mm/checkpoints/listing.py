@@ -14,6 +14,7 @@ from megavlm.platform.runs import RunFolder, find_run
 from ..config import Checkpoint, Stages
 
 COMPLETE = "COMPLETE"  # the marker renamed into a checkpoint's folder when all of it is on disk
+PASSED = "PASSED"  # in it where every watcher that may end the stage looked at it and passed it
 
 
 class Source(NamedTuple):
@@ -87,6 +88,12 @@ def latest(run: RunFolder, stage: str) -> Path | None:
     return found[-1] if found else None
 
 
+def newest_passed(run: RunFolder, stage: str) -> Path | None:
+    """The newest complete checkpoint that watchers passed, or None."""
+    found = [folder for folder in complete_checkpoints(run, stage) if (folder / PASSED).exists()]
+    return found[-1] if found else None
+
+
 def find_checkpoint(run: RunFolder, stage: str) -> Path:
     """The newest complete checkpoint of a stage; raises InputError when there is none."""
     found = latest(run, stage)
@@ -102,10 +109,17 @@ def find_checkpoint(run: RunFolder, stage: str) -> Path:
 def prune(run: RunFolder, stage: str, options: Checkpoint, newest: Path) -> None:
     """Take away a stage's checkpoints, complete or not, except `newest` and those that `options` keep.
 
-    The marker goes first: what is killed meanwhile leaves none that only looks complete.
+    The newest that watchers passed stays, to be come back to. The marker goes first: what is killed meanwhile leaves
+    none that only looks complete.
     """
     whole = complete_checkpoints(run, stage)
-    kept = {newest, *whole[-options.keep_last :], *(folder for folder in whole if _is_for_good(folder, options))}
+    passed = [folder for folder in whole if (folder / PASSED).exists()]
+    kept = {
+        newest,
+        *passed[-1:],
+        *whole[-options.keep_last :],
+        *(folder for folder in whole if _is_for_good(folder, options)),
+    }
     for folder in run.path("checkpoints", stage).glob("step-*"):
         if folder not in kept:
             (folder / COMPLETE).unlink(missing_ok=True)

@@ -2,14 +2,18 @@
 
 from ..parts import AXES
 from .data import DataConfig, GlobalBatch, Mixture, Share
+from .gate import Gate, GateStage
 from .model import ModelConfig
-from .stage import Checkpoint, Gate, Group, Loss, Optimizer, Parallel, Run, Stage, Stages
+from .parallel import Parallel
+from .stage import Checkpoint, Group, Loss, Optimizer, Stage
+from .stages import Run, Stages
 
 __all__ = [
     "AXES",
     "Checkpoint",
     "DataConfig",
     "Gate",
+    "GateStage",
     "GlobalBatch",
     "Group",
     "Loss",

@@ -1,4 +1,4 @@
-"""A recipe's sections `stages` and `run`: what is trained, for how long, in which layout. Loads no torch."""
+"""A stage of a recipe that trains: what, on what, for how long, in which layout. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,56 +7,17 @@ from typing import Any, Literal
 from pydantic import (
     NonNegativeInt,
     PositiveInt,
-    RootModel,
-    field_validator,
     model_validator,
 )
 
 from megavlm.platform.config import Config, point, points
-from megavlm.platform.errors import ConfigError, did_you_mean
+from megavlm.platform.errors import ConfigError
 
 from ..data.templates import TEMPLATES
 from ..parts import Part, axis_of
-from ..training.trackers import TRACKERS
+from ..training.watchers import WATCHERS
 from .data import Mixture
-
-
-class Parallel(Config):
-    """megatron-core's axes. GPUs x nodes = tp x pp x cp x dp, dp being what is left."""
-
-    tp: PositiveInt = 1
-    pp: PositiveInt = 1
-    cp: PositiveInt = 1
-    vp: PositiveInt = 1  # parts of the decoder that each pipeline stage holds, interleaved
-    first_stage_layers: PositiveInt | None = None  # decoder layers of the first and of the last pipeline stage, which
-    last_stage_layers: PositiveInt | None = None  # also hold the embedding and the output layer; null: as the others
-    sequence_parallel: bool = False
-    overlap: bool | None = None  # gradients summed, weights gathered while it computes; null: where there are GPUs
-
-    @property
-    def split(self) -> int:
-        """Processes that one copy of the model is split over."""
-        return self.tp * self.pp * self.cp
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Parallel:
-        if self.sequence_parallel and self.tp == 1:
-            raise ConfigError(
-                "sequence_parallel needs tensor parallelism, and tp is 1",
-                where="parallel.sequence_parallel",
-                fix="set parallel.tp >= 2 or parallel.sequence_parallel=false",
-            )
-        if self.vp > 1 and self.pp == 1:
-            raise ConfigError(
-                f"vp {self.vp} interleaves pipeline stages, and pp is 1", where="parallel.vp", fix="set parallel.vp=1"
-            )
-        if self.pp == 1 and (self.first_stage_layers or self.last_stage_layers):
-            raise ConfigError(
-                "there is one pipeline stage, which holds all layers",
-                where="parallel.first_stage_layers" if self.first_stage_layers else "parallel.last_stage_layers",
-                fix="leave it out, or set parallel.pp",
-            )
-        return self
+from .parallel import Parallel
 
 
 class Group(Config):
@@ -128,15 +89,6 @@ class Checkpoint(Config):
         return self
 
 
-class Gate(Config):
-    """The paired text gate: this stage's `suite` predictions against those of an earlier stage."""
-
-    suite: str = "text"
-    baseline: str  # stage whose predictions are the reference
-    max_drop: float  # largest tolerated loss of accuracy, as a fraction
-    confidence: float = 0.95
-
-
 class Stage(Config):
     """One node of the recipe's DAG: what is trained, on what, for how long, in which layout."""
 
@@ -157,9 +109,9 @@ class Stage(Config):
     deterministic: bool = False  # the same bits again from the same layout and machines, at the price of speed
     checkpoint: Checkpoint = Checkpoint()
     on_spike: Literal["warn", "stop"] = "warn"  # what a loss far above those before it does, beside an event
+    watch: points(WATCHERS) = []  # type: ignore[valid-type]  # what looks at the model while it trains
     evaluate: dict[str, str] = {}  # suite name -> set to evaluate on when the stage is done
     blind: list[str] = []  # suites of `evaluate` that are answered once more with the images exchanged
-    gate: Gate | None = None
     optional: bool = False  # runs only when --stage names it: controls and ablations
 
     @model_validator(mode="after")
@@ -189,39 +141,3 @@ class Stage(Config):
 
 def _inside(part: str, parts: list[str]) -> bool:
     return part != axis_of(part) and axis_of(part) in parts
-
-
-class Run(Config):
-    """What a run does beside training, and may do otherwise whenever it goes on."""
-
-    trackers: points(TRACKERS) = []  # type: ignore[valid-type]  # where figures go besides metrics.jsonl
-
-
-class Stages(RootModel[dict[str, Stage]]):
-    """The stages in the order they are written, each after those it names."""
-
-    @classmethod
-    def parse(cls, data: object, where: str = "") -> Stages:
-        """Validate every stage; raises ConfigError."""
-        if not isinstance(data, dict):
-            raise ConfigError("stages is a mapping NAME: stage", where=where)
-        return cls({name: Stage.parse(stage, where=f"{where}.{name}") for name, stage in data.items()})
-
-    @field_validator("root")
-    @classmethod
-    def _after_known(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
-        for index, (name, stage) in enumerate(stages.items()):
-            earlier = list(stages)[:index]
-            for wanted in [*stage.after, *([stage.gate.baseline] if stage.gate else [])]:
-                if wanted not in earlier:
-                    raise ConfigError(
-                        f"stage '{name}' comes after '{wanted}', which is no earlier stage",
-                        where=f"stages.{name}",
-                        fix=did_you_mean(wanted, earlier),
-                    )
-        return stages
-
-    def __getitem__(self, name: str) -> Stage:
-        if name not in self.root:
-            raise ConfigError(f"unknown stage '{name}'", where="stages", fix=did_you_mean(name, self.root))
-        return self.root[name]

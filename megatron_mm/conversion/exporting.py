@@ -17,11 +17,14 @@ from megavlm.platform.storage import safe_join
 from ..checkpoints.durable import flush
 from ..data.build import StageData
 from .accounts import Pair, pair_up
+from .backbone import Blend
 from .formats import Constant, Format, as_json
+from .interpolating import Interpolated
 from .ours import slots
 from .stored import Stored
 
 INDEX = "model.safetensors.index.json"
+BLEND = "interpolation.json"  # whose weights were mixed, and how
 
 
 class Still(NamedTuple):
@@ -44,7 +47,7 @@ class Export(NamedTuple):
 
     format: Format
     spec: StageData
-    stored: Stored
+    stored: Stored | Interpolated
     shards: list[list[Pair | Still]]
     dtype: torch.dtype
     beside: dict[str, bytes]  # the files that are no weights, by name
@@ -78,26 +81,34 @@ class Export(NamedTuple):
 
 
 def plan_export(
-    fmt: Format, spec: StageData, checkpoint: Path, max_shard: int, dtype: torch.dtype | None = None
+    fmt: Format,
+    spec: StageData,
+    checkpoint: Path,
+    max_shard: int,
+    dtype: torch.dtype | None = None,
+    blend: Blend | None = None,
 ) -> Export:
     """Raises ConfigError where the model is not of that format, InputError where the checkpoint lacks a weight of it.
 
     `max_shard` is in bytes; a larger tensor is a shard of its own. Without `dtype`, that of the checkpoint's weights,
-    of which the format's files can name one.
+    of which the format's files can name one. With a `blend`, the checkpoint's weights are mixed with its backbone's.
     """
     if not fmt.written:
         fix = "choose the format of the whole model, or megavlm"
         raise ConfigError(f"format {fmt.name} is read, and not written", where="--format", fix=fix)
     fmt.fits(spec.model)
     fmt = fmt.of(spec.model)
-    stored = Stored(checkpoint)
-    pairs = pair_up(fmt, spec.model, slots(spec.model), fmt.maps)
+    own = slots(spec.model)
+    stored = Interpolated(Stored(checkpoint), blend, spec.model, own) if blend else Stored(checkpoint)
+    pairs = pair_up(fmt, spec.model, own, fmt.maps)
     kinds = {stored.dtype(pair.slot) for pair in pairs}
     if dtype is None and len(kinds) > 1:
         said = ", ".join(sorted(str(kind) for kind in kinds))
         raise ConfigError(f"the checkpoint's weights are of several dtypes: {said}", fix="choose one with --dtype")
     kind = dtype or kinds.pop()
     beside = fmt.files(spec, str(kind).removeprefix("torch."))  # before the weights: what cannot be said is told first
+    if blend:
+        beside[BLEND] = as_json(blend.record())
     pairs.sort(key=lambda pair: _rank(pair, fmt.order))
     still = [Still(constant) for constant in fmt.constants(spec.model)]  # before: some readers want a part in the end
     return Export(fmt, spec, stored, list(_sharded([*still, *pairs], max_shard, kind)), kind, beside)

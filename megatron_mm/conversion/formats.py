@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megavlm.platform.errors import ConfigError
+from megavlm.platform.errors import ConfigError, InputError
 
+from . import FORMATS
 from .rules import WeightMap
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..config import ModelConfig
     from ..data.build import StageData
+    from .published import Published
 
 DTYPE_KEYS = {"torch_dtype", "dtype"}
 
@@ -131,3 +133,25 @@ def _with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     of_none = scaling["rope_type"] in {None, "default"}
     own = {key: value for key, value in scaling.items() if key not in {"rope_theta", "type"}}
     return found | {"rope_scaling": None if of_none else own}
+
+
+def format_of(published: Published, name: str | None = None) -> Format:
+    """The format that was asked for, the one of config.json's architecture, or the one that has such tensors.
+
+    Raises ConfigError or InputError.
+    """
+    if name is not None:
+        asked: Format = FORMATS.load(name)()
+        return asked.reading(published.tensors)
+    every: list[Format] = [FORMATS.load(each)() for each in FORMATS]
+    named = (fmt for fmt in every if set(fmt.architectures) & set(published.architectures))
+    marked = (fmt for fmt in every if set(fmt.marks) & published.tensors.keys())
+    found = next(named, None) or next(marked, None)
+    if found is not None:
+        return found.reading(published.tensors)
+    said = f"says {', '.join(published.architectures)}" if published.architectures else "is not there, or says nothing"
+    raise InputError(
+        f"config.json {said}: no format has that architecture",
+        where=str(published.path),
+        fix=f"give --format, one of {', '.join(FORMATS)}",
+    )

@@ -62,7 +62,7 @@ class Import(NamedTuple):
     @property
     def bytes(self) -> int:
         """Of all tensors."""
-        return sum(late.dtype.itemsize * torch.Size(late.slot.shape).numel() for late in self.tensors())
+        return size_of(self.tensors())
 
     def tensors(self) -> list[Late]:
         """The tensors to write, each source's in the order of its files."""
@@ -108,21 +108,31 @@ def write_import(plan: Import, run: RunFolder, stage: str) -> Path:
 
     One that is killed leaves no marker, and the same command begins it anew.
     """
+    marker: dict[str, Any] = {"parts": plan.axes}
+    if plan.lacking:
+        marker["lacking"] = plan.lacking
+    return write_start(run, stage, plan.tensors(), marker)
+
+
+def write_start(run: RunFolder, stage: str, tensors: Sequence[Late], marker: Mapping[str, Any]) -> Path:
+    """Write the tensors as the stage's checkpoint after 0 steps; `marker` says what of a model they are, and more."""
     folder = checkpoint_path(run, stage, 0)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    free = shutil.disk_usage(folder).free
-    if free < plan.bytes + SPARE:
-        what = f"the checkpoint takes {plan.bytes:,} bytes, and the disk has {free:,}"
+    free, taken = shutil.disk_usage(folder).free, size_of(tensors)
+    if free < taken + SPARE:
+        what = f"the checkpoint takes {taken:,} bytes, and the disk has {free:,}"
         raise InputError(what, where=str(folder), fix="make room, or give another --out")
-    write_tensors(folder, plan.tensors())
+    write_tensors(folder, tensors)
     flush([*(folder / name for name in ("common.pt", "metadata.json", INDEX)), folder, *folder.parents[:2]])
-    marker = {"stage": stage, "step": 0, "parts": plan.axes}
-    if plan.lacking:
-        marker["lacking"] = plan.lacking
-    write_atomic(folder / COMPLETE, json.dumps(marker).encode())
+    write_atomic(folder / COMPLETE, json.dumps({"stage": stage, "step": 0, **marker}).encode())
     flush([folder])
     return folder
+
+
+def size_of(tensors: Sequence[Late]) -> int:
+    """Bytes of them all."""
+    return sum(late.dtype.itemsize * torch.Size(late.slot.shape).numel() for late in tensors)
 
 
 def joined(pair: Pair, published: Published) -> Tensor:

@@ -71,7 +71,7 @@ class MegaVLM(Format):
 
     def files(self, spec: StageData, dtype: str) -> dict[str, bytes]:
         """config.json, the tokenizer, and the recipe of the stage that trained it, standing on its own."""
-        alone = spec.stage.model_copy(update={"after": [], "gate": None})
+        alone = spec.stage.model_copy(update={"after": [], "watch": []})  # both name other stages
         recipe = {
             "seed": spec.seed,
             "model": spec.model.model_dump(mode="json"),

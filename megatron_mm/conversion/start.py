@@ -24,7 +24,7 @@ def fill_parts(model: VisionLanguageModel, checkpoint: Path) -> None:
     def is_left(axis: str, inside: str) -> bool:
         if axis not in held and axis == "injection":
             axis, inside = "decoder", model.spec.injection.copied_from(inside) or ""
-        return not inside or axis not in held or _within(f"{axis}.{inside}", lacking)
+        return not inside or axis not in held or within(f"{axis}.{inside}", lacking)
 
     fill(model, checkpoint, skip=is_left)
 
@@ -39,6 +39,6 @@ def parts_of(checkpoint: Path) -> list[str]:
     return [*AXES, *extra]
 
 
-def _within(name: str, modules: list[str]) -> bool:
+def within(name: str, modules: list[str]) -> bool:
     """Whether a dotted name is one of `modules`, or lies in one."""
     return any(f"{name}.".startswith(f"{module}.") for module in modules)

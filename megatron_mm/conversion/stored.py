@@ -105,6 +105,10 @@ class Stored:
         """What a parameter is stored as; raises InputError where the checkpoint hasn't it."""
         return self._tensor(slot).properties.dtype
 
+    def shape(self, slot: Slot) -> tuple[int, ...]:
+        """The size of the tensor that a parameter is stored in: with the layers in front, a vocabulary as padded."""
+        return tuple(self._tensor(slot).size)
+
     def read(self, slot: Slot) -> Tensor:
         """The whole parameter, [*slot.shape]; of a padded vocabulary, the rows that mean something.
 

@@ -11,16 +11,17 @@ from typing import Any
 
 from megavlm.platform.cli import parser, split_overrides
 from megavlm.platform.config import load_recipe
-from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.errors import ConfigError
 from megavlm.platform.runs import RunFolder
 
 from ..checkpoints.listing import Source as Trained
 from ..checkpoints.listing import resolve
 from ..config import Stages
 from ..data.build import StageData
-from ..parts import OWNERS
+from ..parts import AXES, OWNERS
 from . import FORMATS
-from .formats import Format, for_export
+from .backbone import Blend, find_trained, make_blend
+from .formats import Format, for_export, format_of
 from .published import Published
 from .words import readable_export, readable_import, readable_verify, size
 
@@ -36,6 +37,7 @@ EXPORT_EPILOG = """\
 examples:
   megavlm convert export runs/nvlm-d-mini --format qwen2 --out exported
   megavlm convert export runs/nvlm-d-mini/checkpoints/sft/step-000110 --format qwen2 --dtype bfloat16 --out exported
+  megavlm convert export runs/nvlm-d-72b --format nvlm_d --interpolate 0.7 --backbone Qwen2-72B-Instruct --out exported
 """
 VERIFY_EPILOG = """\
 examples:
@@ -87,9 +89,14 @@ def export_main(argv: Sequence[str]) -> int:
     p.add_argument("--max-shard", type=size, default="5GB", help="largest file, which is held in memory (default 5GB)")
     p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as it is stored")
     p.add_argument("--with-objectives", action="store_true", help="an aligning layer and its teacher too, for training")
+    mixed = "write WEIGHT * these weights + (1 - WEIGHT) * the backbone's"
+    p.add_argument("--interpolate", type=float, metavar="WEIGHT", help=mixed)
+    p.add_argument("--backbone", metavar="RUN:STAGE|FOLDER", help="what the training started from")
+    p.add_argument("--interpolate-parts", action="append", choices=AXES, metavar="PART", help="default: decoder")
     p.add_argument("--dry-run", action="store_true", help="say what would be written")
     args = p.parse_args(argv)
-    trained = resolve(args.source, args.stage)
+    trained = find_trained(args.source, args.stage)
+    blend = _blend(args, trained)
     fmt: Format = FORMATS.load(args.format)()
     spec = for_export(StageData.of(trained.recipe, trained.stage), fmt, args.with_objectives)
     fmt.fits(spec.model)
@@ -101,7 +108,7 @@ def export_main(argv: Sequence[str]) -> int:
 
     try:
         dtype = getattr(torch, args.dtype) if args.dtype else None
-        plan = plan_export(fmt, spec, trained.checkpoint, args.max_shard, dtype)
+        plan = plan_export(fmt, spec, trained.checkpoint, args.max_shard, dtype, blend)
         told = plan.record() | {"checkpoint": str(trained.checkpoint), "out": str(args.out)}
         if not args.dry_run:
             write_export(plan, args.out)
@@ -109,6 +116,15 @@ def export_main(argv: Sequence[str]) -> int:
         shutdown()
     print(json.dumps(told, indent=2) if args.json else readable_export(told))
     return 0
+
+
+def _blend(args: argparse.Namespace, trained: Trained) -> Blend | None:
+    if (args.interpolate is None) != (args.backbone is None):
+        given, other = ("--backbone", "--interpolate") if args.interpolate is None else ("--interpolate", "--backbone")
+        raise ConfigError(f"{given} without {other}", where=given, fix="--interpolate 0.7 --backbone RUN:STAGE")
+    if args.backbone is None:
+        return None
+    return make_blend(args.interpolate, trained, args.backbone, args.interpolate_parts, "--interpolate")
 
 
 def verify_main(argv: Sequence[str]) -> int:
@@ -153,27 +169,6 @@ def _asked(fmt: Format, parts: list[str] | None) -> tuple[Format, list[str]]:
         held = ", ".join(fmt.maps)
         raise ConfigError(f"format {fmt.name} holds {held}, and not {', '.join(parts or [])}", where="--part")
     return fmt, axes
-
-
-def format_of(published: Published, name: str | None) -> Format:
-    """The format that was asked for, the one of config.json's architecture, or the one that has such tensors.
-
-    Raises ConfigError or InputError.
-    """
-    if name is not None:
-        return FORMATS.load(name)().reading(published.tensors)
-    every: list[Format] = [FORMATS.load(each)() for each in FORMATS]
-    named = (fmt for fmt in every if set(fmt.architectures) & set(published.architectures))
-    marked = (fmt for fmt in every if set(fmt.marks) & published.tensors.keys())
-    found = next(named, None) or next(marked, None)
-    if found is not None:
-        return found.reading(published.tensors)
-    said = f"says {', '.join(published.architectures)}" if published.architectures else "is not there, or says nothing"
-    raise InputError(
-        f"config.json {said}: no format has that architecture",
-        where=str(published.path),
-        fix=f"give --format, one of {', '.join(FORMATS)}",
-    )
 
 
 def _verify(

@@ -34,6 +34,15 @@ def readable_export(told: dict[str, Any]) -> str:
     return "\n".join([f"{said} -> {told['out']}", *lines, *told["notes"]])
 
 
+def readable_interpolation(told: dict[str, Any]) -> str:
+    """An interpolation's record for people."""
+    trained, backbone = (":".join(told[side].values()) for side in ("trained", "backbone"))
+    formula = f"{told['weight']:g} * {trained} + {1 - told['weight']:g} * {backbone}"
+    done = f"{told['bytes']:,} bytes" + (f" -> {told['checkpoint']}" if told["checkpoint"] else "")
+    what = f"{formula}: {told['mixed']} weights of {', '.join(told['parts'])}; {told['kept']} more as they were trained"
+    return "\n".join([what, done, f"to judge it: megavlm eval {told['run']} --stage {told['stage']} --suite SUITE"])
+
+
 def _together(reasons: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Names and reason, one name in place of those that differ in their numbers alone."""
     alike: dict[tuple[str, str], list[str]] = {}

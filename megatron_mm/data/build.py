@@ -92,6 +92,8 @@ class StageData:
             "shuffle_window": mixture.shuffle_window,
             "seed": self.draw_seed(),
         }
+        if mixture.text_share is not None:  # told only where it is used: older manifests stay what they are
+            told["text"] = mixture.model_dump(include={"text_sets", "text_share", "text_share_of"})
         return told if sets is None else told | {"sets": {name: reader.digest for name, reader in sets.items()}}
 
 

@@ -179,8 +179,9 @@ class Manifest:
     def check(self, expected: Mapping[str, Any], steps: int) -> None:
         """Raise ConfigError unless this manifest was made for `expected` and holds at least `steps` global batches.
 
-        What `expected` says nothing of is not compared.
+        What `expected` says nothing of is not compared, but for a share of text: saying nothing means none.
         """
+        expected = {"text": None, **expected}
         wrong = sorted(key for key, value in expected.items() if value != self.fingerprint.get(key))
         if wrong:
             pairs = "; ".join(

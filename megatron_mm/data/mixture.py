@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from megavlm.platform.errors import InputError
 
 from ..config import Mixture
 from .batches import batches
-from .columns import Sizes, usable
+from .columns import PIECE, Sizes, usable
 from .draw import Source, draw
+from .items import Items
 from .rows import Rows
+from .weave import weave
 
 
 def sources(mixture: Mixture, sizes: Mapping[str, Sizes]) -> list[Source]:
@@ -32,9 +36,42 @@ def sources(mixture: Mixture, sizes: Mapping[str, Sizes]) -> list[Source]:
     return found
 
 
+def draws(mixture: Mixture, sizes: Mapping[str, Sizes], seed: int) -> Iterator[Items]:
+    """The stage's draws in chunks; with a text share, text and the others woven together to that share.
+
+    Raises InputError where a set of `text_sets` holds an image.
+    """
+    _refuse_pictures(mixture, sizes)
+    found = {source.name: source for source in sources(mixture, sizes)}
+    sides = [
+        draw([found[name] for name in side], mixture.sequence_length, mixture.shuffle_window, seed)
+        for side in mixture.sides
+    ]
+    if not mixture.text_share:
+        return sides[0]
+    return weave(sides, [mixture.text_share, 1 - mixture.text_share], mixture.text_share_of)
+
+
 def global_batches(mixture: Mixture, sizes: Mapping[str, Sizes], seed: int) -> Iterator[Rows]:
     """The stage's global batches, one after the other: endless unless every set has epochs or a cap."""
     of, capacity = mixture.global_batch, mixture.sequence_length
-    draws = draw(sources(mixture, sizes), capacity, mixture.shuffle_window, seed)
     grouped = mixture.order == "group_by_modality_length"
-    return batches(draws, capacity, of.unit, of.size, seed, pack=mixture.pack, grouped=grouped)
+    drawn = draws(mixture, sizes, seed)
+    return batches(drawn, capacity, of.unit, of.size, seed, pack=mixture.pack, grouped=grouped)
+
+
+def _refuse_pictures(mixture: Mixture, sizes: Mapping[str, Sizes]) -> None:
+    for name in mixture.text_sets:
+        if name in mixture.shares and (count := _pictured(sizes[name])):
+            raise InputError(
+                f"data set '{name}' is said to be text, and {count} of its samples hold an image",
+                where="mixture.text_sets",
+                fix=f"take '{name}' out of mixture.text_sets, or keep those samples in a set of their own",
+            )
+
+
+def _pictured(sizes: Sizes) -> int:
+    """How many samples hold an image."""
+    total = int(sizes.starts[-1])
+    pieces = (sizes.images(first, min(first + PIECE, total)) for first in range(0, total, PIECE))
+    return sum(int(np.count_nonzero(piece.counts)) for piece in pieces)

@@ -58,9 +58,12 @@ def pack_main(argv: Sequence[str]) -> int:
 
 
 def _planned(spec: StageData, path: Path) -> dict[str, Any]:
-    of = spec.stage.mixture.global_batch
+    mixture = spec.stage.mixture
+    of = mixture.global_batch
     samples = {name: len(reader) for name, reader in spec.open_sets().items()}
-    return {"path": str(path), "batches": spec.stage.steps, "batch": f"{of.size} {of.unit}", "samples": samples}
+    text = {"sets": mixture.text_sets, "asked": mixture.text_share, "of": mixture.text_share_of}
+    size = f"{of.size} {of.unit}"
+    return {"path": str(path), "batches": spec.stage.steps, "batch": size, "samples": samples, "text": text}
 
 
 def stats_main(argv: Sequence[str]) -> int:

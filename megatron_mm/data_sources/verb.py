@@ -11,6 +11,7 @@ from megavlm.platform.config import Recipe, load_recipe
 from megavlm.platform.demo.places import MARK
 from megavlm.platform.storage import exists
 
+from ..config import Stage
 from ..data.sets import set_folder, sets_of
 from .table import UNKNOWN, Source, table
 
@@ -41,10 +42,11 @@ def of_recipe(recipe: Recipe) -> list[dict[str, Any]]:
 
     A recipe's row also has `stages`, `folder` and `here`; a set of the recipe's that no table knows has `known` false.
     """
-    data, stages, known = recipe.section("data"), recipe.section("stages").root, table()
+    data, stages, known = recipe.section("data"), recipe.section("stages"), table()
     users: dict[str, list[str]] = {}
     for stage, of in stages.items():
-        for name in dict.fromkeys([*sets_of(of), *of.evaluate.values()]):
+        drawn = sets_of(of) if isinstance(of, Stage) else []
+        for name in dict.fromkeys([*drawn, *of.evaluate.values()]):
             users.setdefault(name, []).append(stage)
     rows = []
     for name, of in users.items():

@@ -1,22 +1,27 @@
-"""Going back to an earlier step of a stage, and leaving global batches out from there. Loads no torch.
+"""Going back to an earlier step of a stage: by hand, leaving global batches out from there, or by a watcher. No torch.
 
-Nothing is deleted: later checkpoints are moved to checkpoints/STAGE/set-aside-NN (NN: the attempt that went back), and
-lines of metrics.jsonl stay where they are and count no more (data/skips.py).
+Nothing is deleted: later checkpoints are moved to checkpoints/STAGE/set-aside-NN (NN: the attempt that went back; with
+"-watch" behind it where a watcher did), and lines of metrics.jsonl stay where they are and count no more
+(data/skips.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import Attempt, RunFolder
 
-from ..checkpoints.listing import complete_checkpoints, step_of
+from ..checkpoints.listing import complete_checkpoints, newest_passed, step_of
 from ..config import Stages
 from ..data.skips import Back, Skips, batch_of, read_skips, write_skips
 from .stages import chosen, is_finished
+from .watchers.verdict import forget
+
+BY_A_WATCHER = (-1, 0, 0)  # in place of what was asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +48,9 @@ class GoBack:
         """
         if self.done:
             return
-        aside = run.path("checkpoints", self.stage, f"set-aside-{attempt.number:02d}")
-        for folder in self.later:
-            aside.mkdir(parents=True, exist_ok=True)
-            folder.rename(aside / folder.name)
+        names = _set_aside(self.later, f"set-aside-{attempt.number:02d}")
         write_skips(run.path("stages", self.stage), self.skips(run, attempt.number))
-        names = [folder.name for folder in self.later]
+        forget(run, self.stage)
         attempt.event("went_back", stage=self.stage, to=self.to, left_out=list(self.skip), set_aside=names)
 
     def readable(self) -> str:
@@ -59,6 +61,33 @@ class GoBack:
             return f"stage '{self.stage}' went back to step {self.to} already{without}: going on"
         aside = f"; set aside: {', '.join(folder.name for folder in self.later)}" if self.later else ""
         return f"stage '{self.stage}' goes back to step {self.to}{without}{aside}"
+
+
+def roll_back(run: RunFolder, attempt: Attempt, stage: str) -> int | None:
+    """Make the newest checkpoint that watchers passed the newest of all; returns its step, None where there is none.
+
+    What this attempt and earlier ones did after that step counts no more.
+    """
+    target = newest_passed(run, stage)
+    if target is None:
+        return None
+    to = step_of(target)
+    later = [folder for folder in reversed(complete_checkpoints(run, stage)) if step_of(folder) > to]
+    names = _set_aside(later, f"set-aside-{attempt.number:02d}-watch")
+    of = run.path("stages", stage)
+    skips = read_skips(of)
+    write_skips(of, dataclasses.replace(skips, back=(*skips.back, Back(attempt.number + 1, to, BY_A_WATCHER))))
+    attempt.event("rolled_back", stage=stage, to=to, set_aside=names)
+    return to
+
+
+def _set_aside(later: Sequence[Path], name: str) -> list[str]:
+    """Move checkpoints, newest first, into a folder beside them; their names."""
+    for folder in later:
+        aside = folder.parent / name
+        aside.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside / folder.name)
+    return [folder.name for folder in later]
 
 
 def plan_back(run: RunFolder, stages: Stages, only: str | None, from_step: int | None, skip: str | None) -> GoBack:

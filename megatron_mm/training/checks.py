@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from megavlm.platform.config import Recipe
 from megavlm.platform.demo.places import MARK
-from megavlm.platform.errors import ConfigError, InputError
+from megavlm.platform.errors import ConfigError, InputError, MegaVLMError
 from megavlm.platform.storage import exists
 
 from ..backend.deterministic import require_environment
 from ..backend.guards import check_stage, require_precision
 from ..checkpoints.listing import imported_parts, lacking_of, resolve
-from ..config import ModelConfig, Parallel, Stage, Stages
+from ..config import DataConfig, ModelConfig, Parallel, Stage
 from ..conversion.published import Published
 from ..data.build import StageData
-from ..data.sets import set_folder, sets_of
+from ..data.sets import set_folder
+from ..evaluation.asking import require_all
+from ..evaluation.benchmarks.table import find_benchmark, is_benchmark
+from ..evaluation.suites import check_suite
 
 
-def check_world(name: str, stage: Stage, nodes: int, nproc: int) -> None:
+def check_world(name: str, parallel: Parallel, nodes: int, nproc: int) -> None:
     """Raises ConfigError when the processes cannot hold whole copies of the model."""
-    parallel, world = stage.parallel, nodes * nproc
+    world = nodes * nproc
     if world % parallel.split == 0:
         return
     machines = f" ({nodes} nodes x {nproc})" if nodes > 1 else ""
@@ -92,20 +95,14 @@ def check_vocabulary(spec: StageData) -> None:
         )
 
 
-def check_gate(name: str, stages: Stages) -> None:
-    """Raises ConfigError when a gate compares predictions that are not made, or a blind control repeats none."""
-    gate = stages[name].gate
-    for suite in stages[name].blind:
-        if suite not in stages[name].evaluate:
+def check_suites(name: str, stage: Stage) -> None:
+    """Raises ConfigError for a suite that there is not, and when a blind control repeats none."""
+    for suite in stage.evaluate:
+        check_suite(suite)
+    for suite in stage.blind:
+        if suite not in stage.evaluate:
             fix = f"set stages.{name}.evaluate.{suite}=SET"
             raise ConfigError(f"suite '{suite}' is blind and not evaluated", where=f"stages.{name}.blind", fix=fix)
-    for side in [name, gate.baseline] if gate else []:
-        if gate and gate.suite not in stages[side].evaluate:
-            raise ConfigError(
-                f"the gate of stage '{name}' compares suite '{gate.suite}', which stage '{side}' does not evaluate",
-                where=f"stages.{side}.evaluate",
-                fix=f"set stages.{side}.evaluate.{gate.suite}=SET",
-            )
 
 
 def check_start(name: str, stage: Stage) -> None:
@@ -153,14 +150,32 @@ def teacher_folder(model: ModelConfig) -> Path | None:
     return next((Path(folder) for folder in told if folder not in (None, "random")), None)
 
 
-def check_sets(spec: StageData) -> list[str]:
+def check_asked(data: DataConfig, sets: Mapping[str, str], elsewhere: bool) -> list[str]:
+    """Raises for a held-out set that is not there, and for what a benchmark needs and has not; returns notes.
+
+    `sets`: suite -> set. `elsewhere`: it will run on another machine, so that what benchmarks lack is a note.
+    """
+    notes = check_sets(data, (name for suite, name in sets.items() if not is_benchmark(suite)))
+    for suite, name in sets.items():
+        if not is_benchmark(suite):
+            continue
+        try:
+            require_all([find_benchmark(suite)], Path(set_folder(data, name)))
+        except MegaVLMError as error:
+            if not elsewhere:
+                raise
+            notes.append(f"here, {error.what}; it has to be where this runs: {error.fix}")
+    return notes
+
+
+def check_sets(data: DataConfig, names: Iterable[str]) -> list[str]:
     """Raises ConfigError for a set that is not there; returns notes on those that will be made."""
     notes = []
-    for name in [*sets_of(spec.stage), *spec.stage.evaluate.values()]:
-        folder = set_folder(spec.data, name)
+    for name in names:
+        folder = set_folder(data, name)
         if exists(folder):
             continue
-        if MARK not in spec.data.sets[name]:
+        if MARK not in data.sets[name]:
             raise ConfigError(
                 f"data set '{name}' is not at {folder}", where=f"data.sets.{name}", fix=f"set data.sets.{name}=FOLDER"
             )

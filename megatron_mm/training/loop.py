@@ -17,7 +17,7 @@ from megavlm.platform.errors import MegaVLMError
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
-from ..checkpoints.listing import latest, resolve, step_of
+from ..checkpoints.listing import checkpoint_path, latest, resolve, step_of
 from ..checkpoints.weights import fill
 from ..contracts import StepBatch
 from ..conversion.start import fill_parts
@@ -38,6 +38,8 @@ from .pulse import Pulse
 from .ranks import compare
 from .step import train_step
 from .telling import Teller, losses_before
+from .watchers.verdict import refuse_stopped
+from .watchers.watching import Watching, mark_passed, prepare
 from .wrapping import make_optimizer, set_rate, wrap
 
 T = TypeVar("T")
@@ -66,9 +68,11 @@ class StageTrainer:
         self.session, self.name = session, name
         self.spec = StageData.of(session.recipe, name)
         stage = self.stage = self.spec.stage
+        newest = as_first_says(latest(session.run, name))
+        refuse_stopped(session.run, name, stage)
+        prepare(session, name, resumes=newest is not None)
         backend.init_distributed(stage.parallel, self.spec.seed, stage.deterministic)
         model = build_model(self.spec.model, backend.build_context(stage.parallel, stage.precision, stage.recompute))
-        newest = as_first_says(latest(session.run, name))
         self._first_weights(model, resumes=newest is not None)
         model.freeze(stage.train)
         self.wrapped = wrap(model, stage.precision, overlaps(stage.parallel))
@@ -80,6 +84,7 @@ class StageTrainer:
         self.batch: StepBatch | None = None  # the one in hand
         self.manifest = Manifest(session.run.path("stages", name, "packs"))
         self.teller = Teller(self, as_first_says(losses_before(session.run, name, self.step)))
+        self.watching = Watching(self)
 
     @property
     def model(self) -> VisionLanguageModel:
@@ -117,6 +122,7 @@ class StageTrainer:
         if self._agreed_to_stop():  # it took long enough to come here; what there is to save was loaded from disk
             return False
         self.session.pulse("step", self.step)
+        self.watching.begin()
         last_wait = time.perf_counter()
         loader, place = self._loader(), (self.wrapped.lookers.seat, self._packs_at_a_time())
         for made in loader.batches(self.step, self.stage.steps, *place):
@@ -128,8 +134,9 @@ class StageTrainer:
             waited = start - last_wait
             at = Moment(self.step, rate, time.perf_counter() - start, waited, self.session.attempt.number)
             ranks = compare(self.session.wants_save(), result.own + waited)
-            self.teller.step(at, batch, result, ranks)
-            self._save(last=ranks.stop or self.step == self.stage.steps)
+            self.teller.step(at, batch, result, ranks, self.watching.look(self.step))
+            self.watching.act()
+            self._save(last=ranks.stop or self.step == self.stage.steps, passed=self.watching.passed)
             if ranks.stop and self.step < self.stage.steps:
                 return False
             last_wait = time.perf_counter()
@@ -156,15 +163,25 @@ class StageTrainer:
         dist.all_reduce(wish, op=dist.ReduceOp.MAX)
         return bool(wish)
 
-    def _save(self, last: bool) -> None:
+    def _save(self, last: bool, passed: bool) -> None:
         """Begin a checkpoint where one is due, the last one being waited for; complete the one that is on disk."""
-        if last or self.step % self.stage.checkpoint.every == 0:
-            self.session.pulse("save", self.step)
-            self._tell_saved(self.saver.start(self.step, self.model, self.optimizer))
-            self._tell_saved(self.saver.finish(wait=last or not self.asynchronous))
-            self.session.pulse("step", self.step)
+        if last or passed or self.step % self.stage.checkpoint.every == 0:
+            self.save(passed, wait=last or not self.asynchronous)
         else:
             self._tell_saved(self.saver.finish(wait=False))
+
+    def save(self, passed: bool = False, wait: bool = True) -> None:
+        """Begin a checkpoint of what is there now, and with `wait` complete it. `passed`: one to roll back to."""
+        self.session.pulse("save", self.step)
+        self._tell_saved(self.saver.start(self.step, self.model, self.optimizer))
+        if passed and self.session.leads:
+            mark_passed(checkpoint_path(self.session.run, self.name, self.step))
+        self._tell_saved(self.saver.finish(wait=wait))
+        self.session.pulse("step", self.step)
+
+    def finish_saving(self) -> None:
+        """Wait for the checkpoint that is under way, if one is."""
+        self._tell_saved(self.saver.finish(wait=True))
 
     def _tell_saved(self, saved: checkpoint.Saved | None) -> None:
         """`seconds` are those that training stood for it, `written` those until it was on disk."""

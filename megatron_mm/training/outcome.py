@@ -46,17 +46,16 @@ def outcome(run: RunFolder, stages: Stages, only: str | None = None, saved: int 
     Exit code 4: not finished; 3: a gate said no; 5: a gate could not decide; 0: done.
     """
     names = chosen(stages, only)
-    told = {name: stage_figures(run, name) for name in names}
+    told = {name: _gate_figures(run, name) if name in stages.gates else stage_figures(run, name) for name in names}
     finished = all(is_finished(run, name) for name in names)
-    verdicts = [EXIT_CODES[row["gate"]] for row in told.values() if row["gate"]]
+    verdicts = [EXIT_CODES[row["gate"]] for row in told.values() if row.get("gate")]
     code = next((code for code in (3, 5) if code in verdicts), 0) if finished else 4
     return Outcome(str(run.root), finished, saved, told, code)
 
 
 def stage_figures(run: RunFolder, name: str) -> dict[str, Any]:
-    """One stage: steps done, first and last loss, tokens per second of its steps, and the gate's verdict."""
+    """One stage: steps done, first and last loss, tokens per second of its steps."""
     steps = stage_steps(run, name)
-    gate = run.path("gate", f"{name}.json")
     seconds = sum(line["seconds"] for line in steps)
     return {
         "finished": is_finished(run, name),
@@ -64,8 +63,14 @@ def stage_figures(run: RunFolder, name: str) -> dict[str, Any]:
         "first_loss": steps[0]["loss"] if steps else None,
         "last_loss": steps[-1]["loss"] if steps else None,
         "tokens_per_second": round(sum(line["tokens"] for line in steps) / seconds) if seconds else None,
-        "gate": json.loads(gate.read_text())["verdict"] if gate.exists() else None,
     }
+
+
+def _gate_figures(run: RunFolder, name: str) -> dict[str, Any]:
+    """A gate: its verdict, and the drop that it found."""
+    path = run.path("gate", f"{name}.json")
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return {"finished": is_finished(run, name), "gate": told.get("verdict"), "drop": told.get("drop")}
 
 
 def stage_steps(run: RunFolder, name: str) -> list[dict[str, Any]]:

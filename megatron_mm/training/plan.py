@@ -12,20 +12,25 @@ from typing import Any
 from megavlm.platform.config import Recipe
 from megavlm.platform.errors import ConfigError
 
-from ..config import ModelConfig, Stage, Stages
+from ..config import ModelConfig, Parallel, Stage, Stages
 from ..data.build import StageData
-from ..data.sets import require_ratios
+from ..data.sets import require_ratios, sets_of
+from ..evaluation.benchmarks.protocols import find_protocol
+from ..evaluation.suites import gate_sets
+from ..layout import check_layout
 from .checks import (
-    check_gate,
+    check_asked,
     check_sets,
     check_sizes,
     check_start,
+    check_suites,
     check_teacher,
     check_vocabulary,
     check_world,
     missing_here,
 )
 from .stages import chosen
+from .watchers.base import check_watchers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,7 @@ class StagePlan:
     """One stage in figures. tokens counts padded positions over all steps.
 
     packs_per_batch, tokens and micro_batches are None where only packing tells them: of batches of samples or tokens.
+    A gate trains nothing: 0 steps, and the size of the model that it judges.
     """
 
     name: str
@@ -79,28 +85,62 @@ def make_plan(
     for what, count in (("--nproc", nproc), ("--nodes", nodes)):
         if count is not None and count < 1:
             raise ConfigError(f"{what} {count} cannot train", where=what, fix="at least 1")
-    nproc = nproc or default_nproc([stages[name] for name in names], nodes)
-    plans, notes = [], []
+    nproc = nproc or default_nproc([stages.layout(name) for name in names], nodes)
+    plans: list[StagePlan] = []
+    notes: list[str] = []
     for name in names:
-        spec = StageData.of(recipe, name)
-        check_world(name, spec.stage, nodes, nproc)
-        check_sizes(name, spec.stage, spec.model, nodes * nproc, elsewhere)
-        require_ratios(name, spec.stage, recipe.sources)
-        check_vocabulary(spec)
-        check_gate(name, stages)
-        if not elsewhere:
-            check_start(name, spec.stage)
-            check_teacher(name, spec.stage, spec.model)
-            spec.data.decoder.check()
-        found = [*check_sets(spec), *(missing_here(spec.stage) if elsewhere else [])]
+        check_world(name, stages.layout(name), nodes, nproc)
+        plan = _plan_gate if name in stages.gates else _plan_training
+        made, found = plan(recipe, name, nodes * nproc, elsewhere)
+        plans.append(made)
         notes += [note for note in found if note not in notes]
-        plans.append(_stage_plan(name, spec.stage, spec.model, nodes * nproc))
     return Plan(recipe.name, nodes * nproc, nodes, nproc, plans, notes)
 
 
-def default_nproc(stages: Sequence[Stage], nodes: int = 1) -> int:
+def _plan_training(recipe: Recipe, name: str, world: int, elsewhere: bool) -> tuple[StagePlan, list[str]]:
+    spec = StageData.of(recipe, name)
+    check_sizes(name, spec.stage, spec.model, world, elsewhere)
+    require_ratios(name, spec.stage, recipe.sources)
+    check_vocabulary(spec)
+    check_suites(name, spec.stage)
+    check_watchers(recipe, name)
+    if not elsewhere:
+        check_start(name, spec.stage)
+        check_teacher(name, spec.stage, spec.model)
+        spec.data.decoder.check()
+    notes = check_sets(spec.data, sets_of(spec.stage)) + check_asked(spec.data, spec.stage.evaluate, elsewhere)
+    return _stage_plan(name, spec.stage, spec.model, world), notes + (missing_here(spec.stage) if elsewhere else [])
+
+
+def _plan_gate(recipe: Recipe, name: str, world: int, elsewhere: bool) -> tuple[StagePlan, list[str]]:
+    """The suites are known before hours of training: raises ConfigError for one that nobody names a set for."""
+    stages: Stages = recipe.section("stages")
+    gate, judged = stages.gates[name], StageData.of(recipe, stages.gates[name].judges)
+    layout = stages.layout(name)
+    check_layout(judged.model, layout)
+    find_protocol(gate.protocol)
+    notes = check_asked(recipe.section("data"), gate_sets(stages, name), elsewhere)
+    plan = StagePlan(
+        name=name,
+        parameters=judged.model.parameter_counts()["total"],
+        trained_parameters=0,
+        steps=0,
+        batch=f"judges {gate.judges} by {gate.gate.baseline} on {', '.join(gate.gate.suites)}",
+        packs_per_batch=None,
+        sequence_length=judged.stage.mixture.sequence_length,
+        tokens=0,
+        tp=layout.tp,
+        pp=layout.pp,
+        dp=world // layout.split,
+        micro_batches=None,
+        precision=judged.stage.precision,
+    )
+    return plan, notes
+
+
+def default_nproc(layouts: Sequence[Parallel], nodes: int = 1) -> int:
     """The fewest processes per machine that all layouts divide; with GPUs, as many of them as that number divides."""
-    split = math.lcm(*(stage.parallel.split for stage in stages))
+    split = math.lcm(*(layout.split for layout in layouts))
     smallest = split // math.gcd(split, nodes)
     return max(visible_gpus() // smallest, 1) * smallest
 

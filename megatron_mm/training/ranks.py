@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 
 import torch
 import torch.distributed as dist
+
+from megavlm.platform.processes import resident
 
 from .. import backend
 
@@ -38,7 +39,7 @@ def peak_memory() -> float:
     """GiB: what the allocator has held of the GPU at most, or this process of the machine's memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB  # Linux counts in KiB
+    return resident()[1] / GIB
 
 
 def whole_memory() -> float | None:

@@ -14,6 +14,7 @@ from ..data.manifest import Manifest
 from ..data.stats import stats
 from .outcome import stage_steps
 from .stages import frozen_axes
+from .watchers.shown import add_watched
 
 if TYPE_CHECKING:
     from megavlm.platform.report import Report
@@ -52,6 +53,7 @@ def add_sections(run: RunFolder, report: Report) -> None:
         report.line_chart("Model TFLOP/s per device", speed, "step")
     report.line_chart("Gradient norm", {name: _curve(lines, "grad_norm") for name, lines in steps.items()}, "step")
     _add_events(run, report)
+    add_watched(run, report)
 
 
 def _engine(run: RunFolder) -> dict[str, Any]:

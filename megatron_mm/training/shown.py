@@ -12,6 +12,7 @@ from megavlm.platform.progress import Progress, progress
 
 from ..config import Stages
 from .console import step_line
+from .watchers.shown import watched_words
 
 LINE_SECONDS = 1.0  # between two lines of steps that are as they should be
 FAR_BEHIND = 2.0  # the slowest rank's own time over the median
@@ -42,7 +43,8 @@ class Follower:
 class Shown:
     """One progress display a stage, driven by the steps in metrics.jsonl, and a line for each, or one a second.
 
-    A step that needs looking at always has its line: the update skipped, or a rank far behind the others.
+    A step that needs looking at always has its line: the update skipped, a rank far behind the others, or one after
+    which watchers looked.
     """
 
     def __init__(self, stages: Stages) -> None:
@@ -70,10 +72,11 @@ class Shown:
 
     def _tell(self, line: dict[str, Any], steps: int) -> None:
         warn = not line.get("updated", True) or line.get("slowness", 1.0) >= FAR_BEHIND
-        now = time.monotonic()
-        if self._bar and (warn or line["step"] in (1, steps) or now - self._told >= LINE_SECONDS):
+        watched, now = watched_words(line, self._stages[line["stage"]]), time.monotonic()
+        if self._bar and (warn or watched or line["step"] in (1, steps) or now - self._told >= LINE_SECONDS):
             self._told = now
-            self._bar.tell(step_line(line, steps), warn=warn)
+            words = [step_line(line, steps), watched]
+            self._bar.tell(" | ".join(filter(None, words)), warn=warn)
 
     def stop(self) -> None:
         """The display of the stage at hand is over."""

@@ -20,7 +20,7 @@ def frozen_axes(stage: Stage) -> list[str]:
 
 
 def is_finished(run: RunFolder, name: str) -> bool:
-    """Whether a stage is trained, saved, evaluated and judged."""
+    """Whether a stage is trained, saved and evaluated; a gate: whether it has judged."""
     return run.path("stages", name, "finished").exists()
 
 
@@ -31,21 +31,26 @@ def mark_stage_finished(run: RunFolder, name: str, **fields: Any) -> None:
 
 
 def chosen(stages: Stages, only: str | None = None) -> list[str]:
-    """The stages a run is about: the one asked for, or all that are not optional."""
+    """The stages a run is about: the one asked for, or all that are not optional. A gate is where what it judges is."""
     if only is not None:
-        stages[only]  # raises ConfigError for an unknown name
+        stages.any(only)  # raises ConfigError for an unknown name
         return [only]
-    return [name for name, stage in stages.root.items() if not stage.optional]
+    wanted = {name for name, stage in stages.items() if not stage.optional}
+    return [name for name in stages.order if name in wanted and set(_judged(stages, name)) <= wanted]
+
+
+def _judged(stages: Stages, name: str) -> list[str]:
+    return [stages.gates[name].judges] if name in stages.gates else []
 
 
 def unfinished(run: RunFolder, stages: Stages, only: str | None = None) -> list[str]:
     """The chosen stages still to do, in order; raises ConfigError when one starts from a stage that is not finished."""
     names = [name for name in chosen(stages, only) if not is_finished(run, name)]
     for name in names:
-        for earlier in stages[name].after:
+        for earlier in stages.any(name).after:
             if not is_finished(run, earlier) and earlier not in names:
                 raise ConfigError(
-                    f"stage '{name}' starts from '{earlier}', which is not finished",
+                    f"stage '{name}' comes after '{earlier}', which is not finished",
                     where=str(run.root),
                     fix=f"run `megavlm train RECIPE --stage {earlier}` first, or leave --stage away",
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -41,11 +41,17 @@ class Teller:
         self._trackers = Trackers(specs, session.run, trainer.name, trainer.step, session.attempt.event)
         self._skipped = 0
 
-    def step(self, at: Moment, batch: StepBatch, result: StepResult, ranks: Ranks) -> None:
-        """Tell one step. Raises MegaVLMError when updates were skipped too often, or a spike is to stop the stage."""
+    def step(
+        self, at: Moment, batch: StepBatch, result: StepResult, ranks: Ranks, watched: Mapping[str, float]
+    ) -> None:
+        """Tell one step, with what watchers measured after it.
+
+        Raises MegaVLMError when updates were skipped too often, or a spike is to stop the stage.
+        """
         self._trainer.session.pulse("step", at.step)
         if self._trainer.session.leads:
             told = self.meter.line(at, result, batch.amounts, ranks)
+            told |= {name: finite(figure) for name, figure in watched.items()}
             self._trainer.session.run.append_metrics(told)
             print(f"{told['stage']} {step_line(told, self._trainer.stage.steps)}", flush=True)
             self._trackers.log(told)

@@ -31,12 +31,16 @@ from .outcome import Outcome, outcome
 from .plan import Plan, make_plan
 from .pulse import Pulse
 from .stages import chosen, unfinished
+from .watchers.verdict import refuse_stopped
 
 # What a resume may set anew.
 MAY_CHANGE = (
+    "stages.*.parallel",
     "stages.*.parallel.*",
     "stages.*.checkpoint.*",
     "stages.*.on_spike",
+    "stages.*.watch",
+    "stages.*.watch.*",
     "stages.*.deterministic",
     "data.sets.*",
     "data.decoder.*",
@@ -115,7 +119,10 @@ def train(
         if back:
             ensure_packs(run, StageData.of(recipe, back.stage), alive, back.skips(run, attempt.number))
             back.do(run, attempt)
-        for name in names:
+        trained = [name for name in names if name in stages.root]
+        for name in trained:
+            refuse_stopped(run, name, stages[name])
+        for name in trained:
             ensure_packs(run, StageData.of(recipe, name), alive)
         if names:
             print(f"log: {attempt.root}", file=sys.stderr)
@@ -167,7 +174,8 @@ def packs_path(run: Path, stage: str) -> Path:
 
 def check_manifests(recipe: Recipe, plan: Plan, out: Path) -> None:
     """Refuse manifests of another configuration before anything is started; raises ConfigError."""
-    for stage in plan.stages:
+    trained = recipe.section("stages").root
+    for stage in (stage for stage in plan.stages if stage.name in trained):
         spec = StageData.of(recipe, stage.name)
         path = packs_path(out, stage.name)
         if path.exists() and not demo_data_missing(spec.data, sets_of(spec.stage)):
@@ -200,7 +208,8 @@ def readable(plan: Plan, out: Path, back: GoBack | None = None) -> str:
     for s in plan.stages:
         parameters = f"{s.trained_parameters:,}/{s.parameters:,}"
         batches = f"{s.micro_batches} micro-batches" if s.micro_batches else f"batches of {s.batch}"
-        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {batches}, {s.precision}"
+        work = batches if s.steps else s.batch
+        layout = f"tp {s.tp} pp {s.pp} dp {s.dp}, {work}, {s.precision}"
         tokens = "" if s.tokens is None else f"{s.tokens:,}"
         rows.append(f"  {s.name:<14}{parameters:>28}{s.steps:>9,}{tokens:>15}  {layout}")
     notes = [*plan.notes, *([back.readable()] if back else [])]

@@ -1,4 +1,4 @@
-"""A rank's work: the unfinished stages in order, each trained, saved, evaluated and judged."""
+"""A rank's work: the unfinished stages in order, each trained, saved and evaluated, or a gate that judges one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import Attempt, RunFolder
 
 from .. import backend
+from ..config import GateStage, Stages
+from ..evaluation.judging import answer_for_gate
 from ..evaluation.stage import BLIND, PLAIN, evaluate_stage, judge_gate
 from .engine import tell_engine
 from .loop import Session, StageTrainer, as_first_says
@@ -23,27 +25,50 @@ def work(run: RunFolder, attempt: Attempt, names: Sequence[str], pulse: Pulse, w
     backend.start_processes()
     recipe = load_recipe(str(run.path("config.yaml")))
     session = Session(run, attempt, recipe, pulse, wants_save)
+    stages: Stages = recipe.section("stages")
     for name in as_first_says(list(names)):
         pulse("start")
-        trainer = StageTrainer(session, name)
-        if session.leads:
-            tell_engine(trainer)
-        if not trainer.train():
-            if session.leads:
-                _tell_saved(trainer)
+        if not (_judge(session, name) if name in stages.gates else _train(session, name)):
             break
-        evaluate(trainer)
         dist.barrier()
-    if session.leads and all(is_finished(run, name) for name in chosen(recipe.section("stages"))):
+    if session.leads and all(is_finished(run, name) for name in chosen(stages)):
         run.mark_finished()
     backend.shutdown()
 
 
-def evaluate(trainer: StageTrainer) -> None:
-    """Judge the trained stage on its suites, on some of them blind as well; then its gate; then it is finished.
+def _train(session: Session, name: str) -> bool:
+    """Returns whether the stage came to its end. Nothing of its model is left when the next one is built."""
+    trainer = StageTrainer(session, name)
+    if session.leads:
+        tell_engine(trainer)
+    if trainer.train():
+        evaluate(trainer)
+        return True
+    if session.leads:
+        _tell_saved(trainer)
+    return False
 
-    A gate that says no is written down like one that passes: the run goes on, and `train` tells it by its exit code.
+
+def _judge(session: Session, name: str) -> bool:
+    """A gate that says no is written down like one that passes: `train` tells it by its exit code.
+
+    Returns whether it was judged, and not asked to stop.
     """
+    if as_first_says(session.wants_save()):  # what has been answered stands in files; there is nothing else to save
+        if session.leads:
+            session.attempt.event("saved_on_request", stage=name, step=0)
+        return False
+    gate: GateStage = session.recipe.section("stages").gates[name]
+    answer_for_gate(session.run, session.recipe, name, as_first_says, partial(session.pulse, "evaluate"))
+    if session.leads:
+        result = judge_gate(session.run, gate.judges, gate.gate, name=name)
+        session.attempt.event("gate", stage=name, judges=gate.judges, verdict=result.verdict, drop=result.drop)
+        mark_stage_finished(session.run, name, step=0)
+    return True
+
+
+def evaluate(trainer: StageTrainer) -> None:
+    """Ask the trained stage its suites, some of them blind as well; then it is finished."""
     session, stage, name = trainer.session, trainer.stage, trainer.name
     model, alive = trainer.model, partial(session.pulse, "evaluate")
     alive()
@@ -51,9 +76,6 @@ def evaluate(trainer: StageTrainer) -> None:
     blind = {suite: stage.evaluate[suite] for suite in stage.blind}
     evaluate_stage(model, session.run, session.recipe, name, blind, BLIND, alive)
     if session.leads:
-        gate = judge_gate(session.run, name, stage.gate) if stage.gate else None
-        if gate:
-            session.attempt.event("gate", stage=name, verdict=gate.verdict, drop=gate.drop)
         mark_stage_finished(session.run, name, step=trainer.step)
 
 
