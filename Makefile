@@ -8,6 +8,8 @@ TORCH_FLAGS ?=
 TESTS ?= tests
 # Where the tests that need a Slurm stand; collecting the others on every worker would take longer than they do.
 SLURM_TESTS = $(if $(filter tests,$(TESTS)),tests/slurm,$(TESTS))
+# The files with tests that start processes: loading the others only to leave them out costs each worker 20 s.
+PROCESS_TESTS = $(shell grep -rlE 'mark\.(multiprocess|demo)\b' $(TESTS) --include='test_*.py' | sort)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
@@ -20,7 +22,7 @@ $(VENV)/.ready: pyproject.toml requirements/cpu.lock
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint requirements/cpu.lock --editable ".[dev,slurm]"
+	$(BIN)/python -m pip install --quiet --constraint requirements/cpu.lock --editable ".[dev,slurm,eval]"
 	touch $@
 
 demo: venv
@@ -49,7 +51,7 @@ test-slurm:
 	$(BIN)/pytest $(SLURM_TESTS) -m "slurm and not multiprocess" -n 8 --maxschedchunk 1 -q || [ $$? -eq 5 ]
 
 test-processes:
-	$(BIN)/pytest $(TESTS) -m "multiprocess or demo" -q --durations=25 || [ $$? -eq 5 ]
+	$(BIN)/pytest $(or $(PROCESS_TESTS),$(TESTS)) -m "multiprocess or demo" -q --durations=25 || [ $$? -eq 5 ]
 
 lint: venv
 	$(BIN)/ruff check .

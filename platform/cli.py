@@ -89,14 +89,14 @@ def help_text() -> str:
     for audience, title in AUDIENCES.items():
         parts += [f"{title}:"] + [_line(name) for name, verb in VERBS.items() if verb.audience == audience] + [""]
     if added := third_party():
-        parts += ["from other packages:", *(f"  {name:<16}{target}" for name, target in added.items()), ""]
+        parts += ["from other packages:", *(f"  {name:<20}{target}" for name, target in added.items()), ""]
     parts.append(EXIT_CODES)
     return "\n".join(parts)
 
 
 def _line(name: str) -> str:
     verb = VERBS[name]
-    return f"  {name:<16}{verb.help}" + ("" if verb.target else "  [not built yet]")
+    return f"  {name:<20}{verb.help}" + ("" if verb.target else "  [not built yet]")
 
 
 def version() -> str:

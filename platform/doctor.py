@@ -1,6 +1,7 @@
 """`megavlm doctor`: what is installed, what each missing piece would enable, and the command to get it.
 
-Looks at package metadata, files and commands only: nothing is imported, so a broken installation can be examined too.
+Looks at package metadata, files and commands, and starts the sandbox: no package is imported, so a broken installation
+can be examined too.
 """
 
 from __future__ import annotations
@@ -70,6 +71,14 @@ def command(*names: str, arguments: Sequence[str] = ("--version",)) -> Callable[
         return Finding("installed", _first_line(path, *arguments) or path) if path else MISSING
 
     return look
+
+
+def sandbox() -> Finding:
+    """Whether model-written code can run shut in, by starting the sandbox; why not, where it does not start."""
+    from .sandbox import available
+
+    reason = available()
+    return Finding("missing", reason) if reason else Finding("installed", command("bwrap")().detail)
 
 
 def gpu() -> Finding:
@@ -150,6 +159,12 @@ PIECES = (
     Piece("submitit", package("submitit"), "curation's Slurm arrays", "pip install -e '.[slurm]'"),
     Piece("lm-eval", package("lm-eval"), "published text benchmarks", "pip install -e '.[eval]'"),
     Piece("lmms-eval", package("lmms-eval"), "published vision-language benchmarks", "pip install -e '.[eval]'"),
+    Piece(
+        "sandbox",
+        sandbox,
+        "benchmarks of model-written code (humaneval), which never runs without",
+        "apt-get install bubblewrap; if it is there and does not start: docs/sandbox.md",
+    ),
     Piece(
         "Chromium",
         command("chromium", "chromium-browser", "google-chrome"),

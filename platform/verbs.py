@@ -74,12 +74,22 @@ VERBS: dict[str, Verb] = {
     "convert export": Verb(
         "researcher", "a checkpoint's weights as safetensors", "megavlm.megatron_mm.conversion.verb:export_main"
     ),
+    "convert interpolate": Verb(
+        "researcher",
+        "weights between a trained model and its backbone",
+        "megavlm.megatron_mm.conversion.interpolate_verb:main",
+    ),
     "convert verify": Verb(
         "researcher",
         "whether a checkpoint holds what was published, and says the same",
         "megavlm.megatron_mm.conversion.verb:verify_main",
     ),
     "eval": Verb("researcher", "benchmarks and the paired text gate", "megavlm.megatron_mm.evaluation.verb:main"),
+    "compare": Verb(
+        "researcher",
+        "several models on the same items: scores, paired differences, what changed",
+        "megavlm.megatron_mm.evaluation.compare_verb:main",
+    ),
     "study run": Verb(
         "researcher", "an ablation, its table beside the published one", "megavlm.megatron_mm.studies.verb:run_main"
     ),

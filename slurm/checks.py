@@ -123,6 +123,8 @@ def check_disk(run: Path, stages: Iterable[Mapping[str, Any]]) -> str:
 
 def checkpoint_bytes(stage: Mapping[str, Any]) -> int:
     """Bytes that one stage's checkpoints take together."""
+    if stage.get("steps") == 0:  # a gate: it trains nothing
+        return 0
     model = stage["parameters"] * MODEL_BYTES.get(stage["precision"], 2)
     return int(KEPT_CHECKPOINTS * (model + stage["trained_parameters"] * OPTIMIZER_BYTES))
 

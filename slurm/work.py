@@ -23,9 +23,12 @@ from .trial import dry_run
 
 # What a resume may set anew, as `train` has it; a test compares them.
 MAY_CHANGE = (
+    "stages.*.parallel",
     "stages.*.parallel.*",
     "stages.*.checkpoint.*",
     "stages.*.on_spike",
+    "stages.*.watch",
+    "stages.*.watch.*",
     "stages.*.deterministic",
     "data.sets.*",
     "data.decoder.*",
@@ -77,9 +80,15 @@ def of_recipe(
 def fewest_nodes(name: str, overrides: Sequence[str], processes: int, stage: str | None) -> int:
     """The smallest number of nodes on which every stage's layout comes out even, with so many processes on each."""
     stages = load_recipe(name, overrides).tree.get("stages", {})
-    layouts = [each["parallel"] for key, each in stages.items() if stage in (None, key)]
+    wanted = [each for key, each in stages.items() if stage in (None, key)]
+    layouts = [_layout(each, stages) for each in wanted]
     ranks = math.lcm(*(math.prod(layout[axis] for axis in ("tp", "pp", "cp")) for layout in layouts))
     return ranks // math.gcd(ranks, processes)
+
+
+def _layout(stage: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:
+    """A gate without one of its own has that of the stage that it judges."""
+    return stage["parallel"] or stages[stage["judges"]]["parallel"] | {"cp": 1}
 
 
 def _train(run: Path, stage: str, processes: int) -> list[str]:
@@ -88,9 +97,12 @@ def _train(run: Path, stage: str, processes: int) -> list[str]:
 
 
 def _waits(stage: dict[str, Any]) -> tuple[str, ...]:
-    """The stages whose weights it starts from, and the one whose answers its gate compares with."""
-    gate = stage.get("gate") or {}
-    return tuple(dict.fromkeys([*stage.get("after", []), *([gate["baseline"]] if gate else [])]))
+    """The stages whose weights it starts from; of a gate: the one that it judges, and the one it compares that with."""
+    if "judges" not in stage:
+        return tuple(stage.get("after", []))
+    baseline = stage["gate"]["baseline"]
+    other_run = set(baseline) & {":", "/"}
+    return (stage["judges"],) if other_run else (stage["judges"], baseline)
 
 
 def is_finished(run: Path, stage: str) -> bool:

@@ -35,6 +35,11 @@ CHROMIUM_FLAGS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest comes first, so that the rest is done beside it."""
+    items.sort(key=lambda item: not (item.get_closest_marker("slurm") or item.get_closest_marker("demo")))
+
+
 @pytest.fixture
 def children_seconds() -> Callable[[], float]:
     """CPU seconds of all processes waited for so far: the wall clock also tells what else this machine does."""
@@ -186,7 +191,9 @@ STAGES = """\
     checkpoint: {every: 5}
     evaluate: {text: text, vqa: vqa}
     blind: [vqa]
-    gate: {suite: text, baseline: language, max_drop: 0.9}
+  gate:
+    judges: sft
+    gate: {baseline: language, max_drop: 0.9}
 """
 
 

@@ -34,6 +34,7 @@ TABLES = {
     "Templates": "megavlm.megatron_mm.data.templates:TEMPLATES",
     "Conversions": "megavlm.data_curation.convert:CONVERSIONS",
     "Trackers": "megavlm.megatron_mm.training.trackers:TRACKERS",
+    "Watchers": "megavlm.megatron_mm.training.watchers:WATCHERS",
     "Suites": "megavlm.megatron_mm.evaluation:SUITES",
     "Curation stages": "megavlm.data_curation.stages:STAGES",
     "Caption rules": "megavlm.data_curation.recaption.rules:CAPTION_RULES",
@@ -45,7 +46,8 @@ TABLES = {
     "Image decoders": "megavlm.platform.images:IMAGE_DECODERS",
     "Executors": "megavlm.platform.executor:EXECUTORS",
 }
-NOT_NAMED_BY_RECIPES = {"report section", "weight format"}  # the latter: docs/conversion.md
+# Of these docs/conversion.md and docs/evaluation.md have tables.
+NOT_NAMED_BY_RECIPES = {"report section", "weight format", "engine", "harness", "scorer"}
 TAKES_A_RECIPE = {"train", "curate run", "data pack", "recipes show"}
 MARK = "not built yet"
 

@@ -144,7 +144,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(children_seconds):
 
 
 def test_help_names_every_verb_and_marks_what_is_not_built():
-    lines = {line[2:18].strip(): line for line in help_text().splitlines() if line.startswith("  ")}
+    lines = {line[2:22].strip(): line for line in help_text().splitlines() if line.startswith("  ")}
     for name, verb in VERBS.items():
         assert verb.audience in AUDIENCES and verb.help in lines[name]
         assert ("[not built yet]" in lines[name]) == (verb.target is None)

@@ -56,7 +56,7 @@ def evaluation(run: RunFolder) -> dict[str, Any]:
         "text_accuracy_before": _accuracy(before),
         "text_accuracy_after": _accuracy(after),
         "text_chance": _chance(before),
-        "text_gate": _verdict(run, "sft"),
+        "text_gate": _verdict(run, "gate"),
         "control_text_accuracy_after": _accuracy(control),
         "control_text_gate": _verdict(run, "control"),
     }

@@ -17,6 +17,16 @@ from megavlm.megatron_mm.contracts import BuildContext, PackedBatch
 sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py, also in the processes that it starts
 
 
+@pytest.fixture(scope="session")
+def on_ranks() -> Iterator[Callable[..., None]]:
+    """`on_ranks(script, processes, *words, seconds=400)`: see ranks.py. Started by the first test that asks."""
+    from ranks import Ranks
+
+    ranks = Ranks()
+    yield ranks.run
+    ranks.close()
+
+
 @pytest.fixture
 def one_process() -> Iterator[BuildContext]:
     """megatron-core's process groups over this process alone, and the context to build under."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aligning_worker as worker
 import pytest
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -27,8 +27,10 @@ def one_process() -> list[list[Any]]:
 
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("world", [2, 4])
-def test_every_layout_aligns_as_one_process_does(one_process: list[list[Any]], tmp_path: Path, world: int) -> None:
-    run_on_ranks(Path(worker.__file__), world, world, tmp_path / "results.json")
+def test_every_layout_aligns_as_one_process_does(
+    one_process: list[list[Any]], tmp_path: Path, on_ranks: Callable[..., None], world: int
+) -> None:
+    on_ranks(Path(worker.__file__), world, world, tmp_path / "results.json")
     found = json.loads((tmp_path / "results.json").read_text())
     assert set(worker.LAYOUTS[world]) <= set(found)
     for layout, steps in found.items():

@@ -204,7 +204,9 @@ def guesses(*keys: str, stages: tuple[str, ...] = ("pretrain", "sft")) -> set[st
     ],
 )
 def test_each_open_choice_is_listed(name: str, expected: set[str], shown: Callable[..., dict]) -> None:
-    assert set(shown(name, "--only", "guesses")["values"]) == expected
+    listed = set(shown(name, "--only", "guesses")["values"])
+    gate = {key for key in listed if key.startswith("stages.gate.")}  # no paper of these has one
+    assert listed - gate == expected and {"stages.gate.gate.max_drop", "stages.gate.gate.baseline"} <= gate
 
 
 def test_pre_alignment_s_open_choices_are_listed(shown: Callable[..., dict]) -> None:
@@ -221,13 +223,13 @@ def test_it_can_be_planned_on_eight_gpus(name: str, prepared: Path) -> None:
     trained = {stage.name: stage.trained_parameters for stage in plan.stages}
     whole = model.parameter_counts()["total"]
     if name.endswith("prealign"):
-        assert list(trained)[-2:] == ["joint", "sft_aligned"] and len(trained) == 7
+        assert list(trained)[-3:] == ["joint", "sft_aligned", "gate_aligned"] and len(trained) == 8
         # Vicuna stays as it is: SAM and the MLP from its 1024 channels are trained.
         assert trained["align_sam"] == model.encoder.parts["sam"] + 1025 * 4096 + 4097 * 4096
         assert trained["joint"] == model.parts["encoder"] + model.parts["connector"] == whole - model.parts["decoder"]
     else:
         frozen = model.parts["encoder"] if name in MMFUSER else 0
-        assert list(trained.items()) == [("pretrain", model.parts["connector"]), ("sft", whole - frozen)]
+        assert list(trained.items()) == [("pretrain", model.parts["connector"]), ("sft", whole - frozen), ("gate", 0)]
 
 
 def test_the_dry_run_loads_no_torch(prepared: Path) -> None:
@@ -237,7 +239,7 @@ def test_the_dry_run_loads_no_torch(prepared: Path) -> None:
     (start / "config.yaml").write_text("base: eagle-x5-7b\nname: eagle-x5-7b-start\n")
     code = (
         "import sys; from megavlm.platform.cli import main;"
-        "done = main(['train', 'eagle-x5-7b', '--dry-run', '--nproc', '8', '--json']);"
+        "done = main(['train', 'eagle-x5-7b', 'stages.gate=null', '--dry-run', '--nproc', '8', '--json']);"
         "sys.exit(done or ('torch' in sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)

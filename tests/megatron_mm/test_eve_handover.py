@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm.checkpoints.listing import latest
 from megavlm.megatron_mm.data.build import StageData
@@ -84,14 +84,15 @@ def test_a_sample_is_its_image_and_its_caption(exported: Path, tmp_path: Path) -
 
 @pytest.mark.multiprocess
 @pytest.mark.timeout(200)
-def test_a_mini_trains_on_it(exported: Path, tmp_path: Path) -> None:
+def test_a_mini_trains_on_it(exported: Path, tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     words = [
         f"data.sets.pairs={exported}", "stages.prealign.after=[]", "stages.prealign.steps=2",
         "stages.prealign.template={name: plain, bos: ''}", "stages.prealign.evaluate=null",
         "stages.prealign.mixture={weights: {vqa: null, pairs: 1}, sequence_length: 256, packs_per_batch: 1}",
-        "stages.prealign.parallel.tp=1", *(f"stages.{name}=null" for name in ("language", "pretrain", "sft", "hd")),
+        "stages.prealign.parallel.tp=1",
+        *(f"stages.{name}=null" for name in ("language", "pretrain", "sft", "hd", "gate")),
     ]  # fmt: skip
     run, _ = run_of("eve-mini", words, tmp_path / "run")
-    run_on_ranks(WORKER, 1, run.root, "prealign", 0)
+    on_ranks(WORKER, 1, run.root, "prealign", 0)
     assert [(line["step"], line["loss"] > 0) for line in run.metrics()] == [(1, True), (2, True)]
     assert latest(run, "prealign") and not unfinished(run, load_recipe(str(run.path("config.yaml"))).section("stages"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import parallel_worker as worker
 import pytest
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -41,19 +41,18 @@ def one_process() -> dict[str, list[list[float]]]:
     return results
 
 
-def start(processes: int, out: Path) -> dict[str, Any]:
-    run_on_ranks(Path(worker.__file__), processes, out)
-    return json.loads(out.read_text())
-
-
 @pytest.fixture(scope="module", params=[2, 3, 4])
-def layouts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All layouts of one world size, in one start of its ranks."""
-    return start(request.param, tmp_path_factory.mktemp("parallel") / "results.json") | {"world": request.param}
+def layouts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]
+) -> dict[str, Any]:
+    """All layouts of one world size."""
+    out = tmp_path_factory.mktemp("parallel") / "results.json"
+    on_ranks(Path(worker.__file__), request.param, out)
+    return json.loads(out.read_text()) | {"world": request.param}
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_layouts_train_as_one_process_does(layouts: dict[str, Any], one_process: dict[str, list[list[float]]]) -> None:
     assert set(LAYOUTS[layouts["world"]]) <= set(layouts)
     for layout in LAYOUTS[layouts["world"]]:
@@ -76,7 +75,7 @@ def test_the_tower_learns_where_there_are_images(one_process: dict[str, list[lis
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_the_losses_are_not_all_alike(one_process: dict[str, list[list[float]]]) -> None:
     """What is compared above moves: another case or step has another loss."""
     losses = [step[0] for case in ("images", "text", "mixed", "several images", "packed") for step in one_process[case]]
@@ -85,7 +84,7 @@ def test_the_losses_are_not_all_alike(one_process: dict[str, list[list[float]]])
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_packed_together_or_each_alone_samples_train_alike(
     layouts: dict[str, Any], one_process: dict[str, list[list[float]]]
 ) -> None:
@@ -97,7 +96,7 @@ def test_packed_together_or_each_alone_samples_train_alike(
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(500)
 def test_gloo_scatters_views_rightly_with_the_seam_only(layouts: dict[str, Any]) -> None:
     if layouts["world"] == 2:
         assert layouts["scatter"] == {"with": True, "without": False}

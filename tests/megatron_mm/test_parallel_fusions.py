@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fusion_layouts_worker as worker
 import pytest
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -26,8 +26,10 @@ def one_process() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.timeout(280)
-def test_every_fusion_trains_alike_on_every_layout(one_process: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    run_on_ranks(Path(worker.__file__), 2, tmp_path / "results.json")
+def test_every_fusion_trains_alike_on_every_layout(
+    one_process: dict[str, dict[str, Any]], tmp_path: Path, on_ranks: Callable[..., None]
+) -> None:
+    on_ranks(Path(worker.__file__), 2, tmp_path / "results.json")
     found = json.loads((tmp_path / "results.json").read_text())
     assert set(found) == set(worker.LAYOUTS[2])
     for layout, cases in found.items():

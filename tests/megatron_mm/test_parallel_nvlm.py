@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nvlm_worker as worker
 import pytest
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -24,19 +23,14 @@ def one_process() -> dict[str, list[list[float]]]:
     return results
 
 
-def layouts(processes: int, out: Path) -> dict[str, Any]:
-    """All layouts of one world size, in one start of its ranks."""
-    run_on_ranks(Path(worker.__file__), processes, out)
-    return json.loads(out.read_text())
-
-
 @pytest.mark.multiprocess
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("processes", [2, 4])
 def test_x_and_h_train_alike_on_every_layout(
-    processes: int, one_process: dict[str, list[list[float]]], tmp_path: Path
+    processes: int, one_process: dict[str, list[list[float]]], tmp_path: Path, on_ranks: Callable[..., None]
 ) -> None:
-    found = layouts(processes, tmp_path / "results.json")
+    on_ranks(Path(worker.__file__), processes, tmp_path / "results.json")
+    found = json.loads((tmp_path / "results.json").read_text())
     assert set(found) == set(worker.LAYOUTS[processes])
     assert any(len(cases["x"]) == 4 for cases in found.values())
     for layout, cases in found.items():

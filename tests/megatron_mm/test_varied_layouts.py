@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import varied_layouts_worker as worker
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -39,8 +39,8 @@ def alone(folder: Path) -> Steps:
 
 
 @pytest.fixture(scope="module")
-def layouts(folder: Path) -> dict[str, Steps]:
-    run_on_ranks(Path(worker.__file__), 4, folder)
+def layouts(folder: Path, on_ranks: Callable[..., None]) -> dict[str, Steps]:
+    on_ranks(Path(worker.__file__), 4, folder)
     return json.loads((folder / "results.json").read_text())
 
 

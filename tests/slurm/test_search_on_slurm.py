@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.multiprocess, pytest.mark.timeout(4
 # One stage, of few steps, judged by its loss alone: nothing is trained before it, and nothing is answered after it.
 SHORT = [
     "stages.language=null",
-    "stages.sft={after: [], gate: null, blind: [], steps: 2}",
+    "stages.gate=null",
+    "stages.sft={after: [], blind: [], steps: 2}",
     "stages.sft.evaluate.text=null",
     "stages.sft.evaluate.vqa=null",
     "stages.sft.parallel.tp=1",

@@ -99,8 +99,8 @@ def test_a_dry_run_is_byte_for_byte_what_is_submitted_and_writes_nothing(later, 
     assert tree(tmp_path) == before and queued(cluster) == []
     assert "to start at" in told and "disk: " in told and "--dependency=afterok:<language>" in told
     as_json = json.loads(submit(capsys, *words, "--dry-run", "--json")[0])
-    assert [job["name"] for job in as_json["jobs"]] == ["language", "connector", "sft"]
-    assert [verdict.partition(":")[0] for verdict in as_json["verdicts"]] == ["language", "connector", "sft"]
+    assert [job["name"] for job in as_json["jobs"]] == ["language", "connector", "sft", "gate"]
+    assert [verdict.partition(":")[0] for verdict in as_json["verdicts"]] == ["language", "connector", "sft", "gate"]
 
     sent = json.loads(submit(capsys, *words, "--json")[0])
     scripts = [Path(job["script"]).read_text() for job in sent["jobs"]]
@@ -119,19 +119,20 @@ def test_a_dry_run_is_byte_for_byte_what_is_submitted_and_writes_nothing(later, 
 
 
 def _check_chain(cluster, sent: dict) -> None:
-    """sft comes after the connector, and after the stage that its gate compares with."""
+    """The gate comes after the stage that it judges, and after the one that it compares that with."""
     ids = {job["name"]: job["job_id"] for job in sent["jobs"]}
-    assert [job["after"] for job in sent["jobs"]] == [[], [ids["language"]], [ids["connector"], ids["language"]]]
+    chain = [[], [ids["language"]], [ids["connector"]], [ids["sft"], ids["language"]]]
+    assert [job["after"] for job in sent["jobs"]] == chain
     told = {name: cluster.job(job_id) for name, job_id in ids.items()}
-    for earlier in ("connector", "language"):
-        assert f"afterok:{ids[earlier]}" in told["sft"]["Dependency"]
+    for earlier in ("sft", "language"):
+        assert f"afterok:{ids[earlier]}" in told["gate"]["Dependency"]
     assert told["connector"]["KillOInInvalidDependent"] == "Yes" and told["sft"]["TimeLimit"] == "00:07:00"
     assert told["sft"]["JobName"] == "nvlm-d-mini.sft" and told["sft"]["NumNodes"] == "2-2"
 
 
 def _check_folder(run: Path, tmp_path: Path) -> None:
     assert run == tmp_path / "work" / "runs" / RECIPE
-    assert [job.name for job in jobs.history(RunFolder(run))] == ["language", "connector", "sft"]
+    assert [job.name for job in jobs.history(RunFolder(run))] == ["language", "connector", "sft", "gate"]
     assert load_profile(str(run / "jobs" / "sft" / "cluster.yaml")).minutes == 7
     assert "# recipe nvlm-d-mini" in (run / "config.yaml").read_text()
     assert (next((run / "code").iterdir()) / "megavlm" / "slurm" / "supervisor").is_dir()
@@ -150,7 +151,7 @@ def test_only_what_is_left_is_submitted(later, cluster, tmp_path, capsys):
     second = json.loads(submit(capsys, *words, "--stage", "sft", "--json")[0])
     assert second["jobs"][0]["after"] == [first["jobs"][0]["job_id"]]
     cluster.run("scancel", str(second["jobs"][0]["job_id"]))
-    for name in ("connector", "sft"):
+    for name in ("connector", "sft", "gate"):
         finish(name)
     out, told = submit(capsys, *words, "--json")
     assert json.loads(out)["jobs"] == [] and "nothing to submit" in told

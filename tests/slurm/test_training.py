@@ -143,7 +143,8 @@ def test_a_dead_node_and_the_time_limit_change_nothing(fresh_cluster, recipe: Pa
     first = min(line["time"] for line in spared.run.metrics() if line["attempt"] == 2)
     print(f"first step {first - at:.1f} s after the power was pulled")
     assert first - at < NEXT_STEP_SECONDS and spared.restarts() == 0
-    assert [event["nodes"] for event in spared.events("launched")] == [["n2", "n3"], ["n2", "n4"]]
+    first, second = [set(event["nodes"]) for event in spared.events("launched")]
+    assert first < {"n2", "n3", "n4"} and len(first) == 2 and "n3" in first and second == {"n2", "n4"}
     assert {event["job_id"] for event in spared.events("launched")} == {spared.job_id}
 
     spared.ends_like(unbroken)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ranks import load, run_on_ranks
+from ranks import load
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -31,10 +32,10 @@ def one() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two ranks tell, in one start."""
+def two(tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]) -> dict[str, Any]:
+    """What two ranks tell."""
     out = tmp_path_factory.mktemp("fusions") / "results.pt"
-    run_on_ranks(WORKER, 2, out, seconds=150)
+    on_ranks(WORKER, 2, out, seconds=150)
     return torch.load(out, weights_only=True)
 
 

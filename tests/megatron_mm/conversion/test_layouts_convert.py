@@ -8,7 +8,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from ranks import run_on_ranks
 from safetensors.torch import load_file
 
 from megavlm.megatron_mm import backend
@@ -37,6 +36,7 @@ def folder(
     worker: ModuleType,
     publish_language: Callable[..., torch.nn.Module],
     publish_vision: Callable[..., torch.nn.Module],
+    on_ranks: Callable[..., None],
 ) -> Path:
     """case-N/{language,vision}: what was published; import: the checkpoint; tp1, tp2, pp2: what the layouts told."""
     assert list(worker.CASES) == NAMES and list(worker.LAYOUTS) == ["tp1", "tp2", "pp2"]
@@ -45,7 +45,7 @@ def folder(
     for number, case in enumerate(NAMES):
         publish(folder / f"case-{number}", worker, case, publish_language, publish_vision)
     backend.shutdown()
-    run_on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
+    on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
     return folder
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -21,14 +20,16 @@ SPLITS = ["6B with dummy heads", "300M"]
 
 
 @pytest.fixture(scope="module")
-def folder(worker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(
+    worker: ModuleType, tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]
+) -> Iterator[Path]:
     """one/NAME and two/NAME: checkpoints of one process and of two; results.json: what the two say."""
     folder = tmp_path_factory.mktemp("encoders")
     torch.set_num_threads(1)
     backend.init_distributed(Parallel(), seed=1)
     for name in TOWERS:
         worker.save(worker.tower(name, Parallel()), folder / "one" / name)
-    run_on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
+    on_ranks(Path(str(worker.__file__)), 2, folder, seconds=150)
     yield folder
     backend.shutdown()
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_on_ranks
 
 WORKER = Path(__file__).parent / "inference_worker.py"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("layouts")
-    run_on_ranks(WORKER, 2, work)
+    on_ranks(WORKER, 2, work)
     return json.loads((work / "results.json").read_text())
 
 

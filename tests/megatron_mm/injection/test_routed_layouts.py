@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import routed_worker as worker
 import torch
-from ranks import run_on_ranks
 
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.config import Parallel
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.multiprocess
 
 
 @pytest.mark.timeout(280)
-def test_every_layout_trains_alike(tmp_path: Path) -> None:
+def test_every_layout_trains_alike(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
     torch.set_num_threads(1)
     alone = worker.run_layout(Parallel())
     backend.shutdown()
-    run_on_ranks(Path(worker.__file__), 2, tmp_path / "results.json")
+    on_ranks(Path(worker.__file__), 2, tmp_path / "results.json")
     told = json.loads((tmp_path / "results.json").read_text())
     assert all(told["copied"].values()) and len(told["copied"]) == 2
     found = told["layouts"]

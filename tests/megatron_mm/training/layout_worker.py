@@ -17,7 +17,7 @@ from megavlm.megatron_mm.training import checkpoint, wrapping
 from megavlm.megatron_mm.training import step as training
 from megavlm.platform.runs import RunFolder
 
-STEPS, EACH, PACKS = 30, 5, 8
+STEPS, EACH, PACKS = 30, 5, 4
 LAYOUTS = [
     {"tp": 2, "pp": 2},
     {},

@@ -25,7 +25,7 @@ TWO_REPLICAS = [
     "stages.language.checkpoint={every: 2, keep_last: 2}",
     "stages.language.deterministic=true",
     "stages.language.evaluate=null",
-    "stages.sft.gate=null",
+    "stages.gate=null",
 ]
 
 

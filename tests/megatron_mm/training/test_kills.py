@@ -34,7 +34,7 @@ def lines(run: Path) -> list[tuple[int, float, float]]:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_killed_four_times(recipe: Path, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
     for name in ("text", "vqa"):
         (tmp_path / name).symlink_to(recipe.parent / name)

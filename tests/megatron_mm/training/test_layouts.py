@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ranks import run_on_ranks
 
 WORKER = Path(__file__).with_name("layout_worker.py")
 
 
 @pytest.mark.multiprocess
 @pytest.mark.timeout(280)
-def test_a_checkpoint_fits_any_layout(tmp_path: Path) -> None:
-    run_on_ranks(WORKER, 4, tmp_path, seconds=250)
+def test_a_checkpoint_fits_any_layout(tmp_path: Path, on_ranks: Callable[..., None]) -> None:
+    on_ranks(WORKER, 4, tmp_path, seconds=250)
     told = json.loads((tmp_path / "results.json").read_text())
     whole, same, other = told["whole"], told["same"], told["other"]
     assert len(whole) == len(other) == 30

@@ -40,7 +40,7 @@ def test_a_plan_for_several_machines(recipe: Path, tmp_path: Path, capsys: pytes
     assert train([*words, "--nodes", "2", "--nproc", "2"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["world"], plan["nodes"], plan["nproc"]) == (4, 2, 2)
-    assert [stage["dp"] for stage in plan["stages"]] == [2, 2]
+    assert [stage["dp"] for stage in plan["stages"]] == [2, 2, 2]
     assert train([*words, "--nodes", "2"]) == 0  # tp 2 over both: one process each will do
     assert json.loads(capsys.readouterr().out)["nproc"] == 1
 

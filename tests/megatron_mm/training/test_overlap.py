@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-from ranks import load, run_on_ranks
+from ranks import load
 
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.training.overlap import Overlap
@@ -19,9 +20,9 @@ WORKER = Path(__file__).with_name("overlap_worker.py")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("overlap") / "results.json"
-    run_on_ranks(WORKER, 2, out)
+    on_ranks(WORKER, 2, out)
     return json.loads(out.read_text())
 
 

@@ -42,14 +42,14 @@ def test_a_dry_run_imports_no_torch(recipe: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert plan["world"] == 2 and [stage["name"] for stage in plan["stages"]] == ["language", "sft"]
+    assert plan["world"] == 2 and [stage["name"] for stage in plan["stages"]] == ["language", "sft", "gate"]
     assert not (tmp_path / "run").exists()
 
 
 def test_the_plan_s_figures(recipe: Path) -> None:
     loaded = load_recipe(str(recipe))
     plan = make_plan(loaded, nproc=4)
-    language, sft = plan.stages
+    language, sft, gate = plan.stages
     assert (plan.world, plan.nodes, plan.nproc) == (4, 1, 4)
     counts = loaded.section("model").parameter_counts()
     assert language.parameters == sft.parameters == counts["total"]
@@ -57,6 +57,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
     assert sft.trained_parameters == counts["total"] - counts["injection"]
     assert sft.tokens == 40 * 2 * 128
     assert (sft.tp, sft.pp, sft.dp, sft.micro_batches) == (2, 1, 2, 1)
+    assert (gate.steps, gate.trained_parameters, gate.tp, gate.dp) == (0, 0, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_the_plan_s_figures(recipe: Path) -> None:
         (["stages.sft.mixture.weights.txt=1"], 2, "unknown data set 'txt'"),
         (["data.tokenizer=maxi"], 2, "no tokenizer 'maxi'"),
         (["stages.sft.blind=[charts]"], 2, "suite 'charts' is blind and not evaluated"),
-        (["stages.language.evaluate=null"], 2, "which stage 'language' does not evaluate"),
+        (["stages.gate.gate.suites=[mmlu]"], 2, "no stage of this run names a set for suite 'mmlu'"),
     ],
 )
 def test_what_cannot_be_is_refused(recipe: Path, overrides: list[str], nproc: int, said: str) -> None:
@@ -135,7 +136,7 @@ def test_the_world_grows_with_the_gpus(recipe: Path, monkeypatch: pytest.MonkeyP
 def test_stages_of_unequal_layout_share_one_world(recipe: Path) -> None:
     loaded = load_recipe(str(recipe), ["stages.language.parallel.tp=1"])
     plan = make_plan(loaded)
-    assert plan.world == 2 and [stage.dp for stage in plan.stages] == [2, 1]
+    assert plan.world == 2 and [stage.dp for stage in plan.stages] == [2, 1, 1]
 
 
 SCHEDULES = st.sampled_from(["cosine", "linear", "constant", "wsd"])
@@ -169,12 +170,14 @@ def run(recipe: Path, tmp_path: Path) -> RunFolder:
 
 def test_stages_are_done_in_order_and_once(recipe: Path, run: RunFolder) -> None:
     stages = load_recipe(str(recipe)).section("stages")
-    assert unfinished(run, stages) == ["language", "sft"]
-    with pytest.raises(ConfigError, match="starts from 'language', which is not finished"):
+    assert unfinished(run, stages) == ["language", "sft", "gate"]
+    with pytest.raises(ConfigError, match="comes after 'language', which is not finished"):
         unfinished(run, stages, "sft")
     mark_stage_finished(run, "language", step=4)
-    assert unfinished(run, stages) == unfinished(run, stages, "sft") == ["sft"]
+    assert unfinished(run, stages) == ["sft", "gate"] and unfinished(run, stages, "sft") == ["sft"]
     mark_stage_finished(run, "sft", step=40)
+    assert unfinished(run, stages) == ["gate"]
+    mark_stage_finished(run, "gate", step=0)
     assert unfinished(run, stages) == []
 
 
@@ -190,10 +193,11 @@ def test_the_gate_decides_the_exit_code(recipe: Path, run: RunFolder, verdict: s
     stages = load_recipe(str(recipe)).section("stages")
     mark_stage_finished(run, "language", step=4)
     run.path("gate").mkdir()
-    run.path("gate", "sft.json").write_text(json.dumps({"verdict": verdict}))
-    assert outcome(run, stages).exit_code == 4  # sft is not finished
+    run.path("gate", "gate.json").write_text(json.dumps({"verdict": verdict, "drop": 0.1}))
     mark_stage_finished(run, "sft", step=40)
-    assert outcome(run, stages).exit_code == code
+    assert outcome(run, stages).exit_code == 4  # the gate is not finished
+    mark_stage_finished(run, "gate", step=0)
+    assert outcome(run, stages).exit_code == code and outcome(run, stages, "sft").exit_code == 0
 
 
 def test_figures_come_from_the_last_line_of_each_step(recipe: Path, run: RunFolder) -> None:

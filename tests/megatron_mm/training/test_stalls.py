@@ -6,8 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from ranks import run_on_ranks
-from torch.multiprocessing import ProcessRaisedException
+from ranks import RankFailed, run_on_ranks
 
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.stalls import WAITING, suspects
@@ -25,8 +24,8 @@ def test_a_slow_rank_is_named_and_one_that_stops_answering_suspected(recipe: Pat
     run = RunFolder.create(tmp_path / "run", found.tree, found.origins, [])
     ensure_packs(run, StageData.of(found, "language"))
     attempt = run.new_attempt()
-    with pytest.raises(ProcessRaisedException, match="a rank does not answer"):
-        run_on_ranks(WORKER, 2, run.root, seconds=120)
+    with pytest.raises(RankFailed, match="a rank does not answer"):
+        run_on_ranks(WORKER, 2, run.root, seconds=240)
 
     lines = run.metrics()
     assert [line["slowest_rank"] for line in lines[1:]] == [1, 1, 1, 1]

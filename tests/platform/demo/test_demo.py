@@ -14,7 +14,7 @@ import pytest
 from megavlm.megatron_mm.evaluation.chance import chance_accuracy
 from megavlm.platform.demo.plants import BOUNDED_COPIES, COPIES
 
-pytestmark = [pytest.mark.demo, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.demo, pytest.mark.timeout(1800)]
 CURATION = [
     "images",
     "kept",
@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 
 
 def run(out: Path, *options: str) -> dict:
-    done = subprocess.run(command(out, *options), env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command(out, *options), env=environment(), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
