@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PROC = Path("/proc")
 
 
 def die_with(parent: int) -> None:
@@ -27,3 +29,16 @@ def environment(processes: int) -> dict[str, str]:
     """Ours for one of `processes` that work side by side, each with its share of the cores unless told otherwise."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ}
+
+
+def resident(process: int | str = "self") -> tuple[int, int]:
+    """Bytes that a process holds in memory, now and at the most (VmRSS, VmHWM); 0 of one that is gone, and without /proc.
+
+    `getrusage` is no substitute: its maximum is inherited from the process that forked this one.
+    """
+    try:
+        lines = (PROC / str(process) / "status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    found = {line[:5]: 1024 * int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return found.get("VmRSS", 0), found.get("VmHWM", 0)

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import queue
-import resource
 import subprocess
 import sys
 import threading
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from megavlm.platform.processes import resident
 
 SILENCE = 30.0  # seconds without an answer after which a case counts as hanging
 PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless", "pyarrow")
@@ -115,7 +116,7 @@ def work(seeds: Mapping[str, bytes], judge: Callable[[bytes], str], seed: int, n
             told = {"outcome": judge(data)}
         except Exception as error:
             told = {"outcome": "raised", "detail": f"{type(error).__name__}: {error}"}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        peak = resident()[1] // 2**20
         line = {"case": number, "name": name, **told, "seconds": time.monotonic() - started, "peak_mib": peak}
         print(json.dumps(line), flush=True)
 

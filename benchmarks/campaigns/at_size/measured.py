@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from megavlm.platform.processes import resident
+
 LOOK_SECONDS = 0.05
 
 
@@ -52,16 +54,6 @@ def family(process: int) -> Iterator[int]:
             continue
         for child in children:
             yield from family(int(child))
-
-
-def resident(process: int) -> tuple[int, int]:
-    """Bytes resident now and at the most (VmRSS, VmHWM); 0 of a process that has ended."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0, 0
-    found = dict(line.split(":", 1) for line in status.splitlines() if line.startswith(("VmRSS", "VmHWM")))
-    return tuple(1024 * int(found.get(name, "0").split()[0]) for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
 
 
 def disk(folder: Path) -> int:
