@@ -32,7 +32,7 @@ def environment(processes: int) -> dict[str, str]:
 
 
 def resident(process: int | str = "self") -> tuple[int, int]:
-    """Bytes that a process holds in memory, now and at the most (VmRSS, VmHWM); 0 of one that is gone, and without /proc.
+    """Bytes that a process holds in memory, now and at the most (VmRSS, VmHWM); 0 of one that is gone.
 
     `getrusage` is no substitute: its maximum is inherited from the process that forked this one.
     """
