@@ -1,0 +1,140 @@
+"""What flows through the planner. Arithmetic: loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ..config import Parallel
+from ..costs import Cost, MicroBatch
+
+Recompute = Literal["none", "selective", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU and what connects it. Rates are peaks from data sheets, per GPU and one direction; see gpus.yaml."""
+
+    name: str
+    memory: float  # bytes
+    bf16: float  # dense FLOP/s
+    fp8: float | None  # dense FLOP/s; None where it has none
+    bandwidth: float  # bytes/s of its memory
+    link: float  # bytes/s to the others of its machine (NVLink)
+    network: float  # bytes/s to other machines
+    per_node: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What one step works through. packs: in the global batch. of: an average one. most: the heaviest, for memory.
+
+    origin: where this is known from, in words ("packs of RUN", "assumed: every sample has an image of 7 tiles").
+    """
+
+    packs: int
+    samples: int
+    of: MicroBatch
+    most: MicroBatch
+    tokens: float  # in the global batch, before padding
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """The model's parts in one micro-batch (tower: in one tile), each on one process of the tensor-parallel group."""
+
+    tower: tuple[Cost, ...]  # encoder, block by block, then the connector
+    embedding: Cost
+    layers: tuple[Cost, ...]
+    head: Cost  # last norm, output layer, loss
+    teacher: tuple[Cost, ...] = ()  # of one tile, on every process
+    hidden: float = 0.0  # bytes that a pipeline stage sends the next, of one micro-batch on one process
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A stage as it is to run: everything that memory and time depend on. `world` GPUs, `dp` replicas.
+
+    micro_batches: that a replica works through in a step. train: parts that learn. bucket: whether gradients are summed
+    and weights gathered while it computes.
+    """
+
+    stage: str
+    gpu: Gpu
+    world: int
+    parallel: Parallel
+    dp: int
+    micro_batches: int
+    precision: str
+    recompute: Recompute
+    train: tuple[str, ...]
+    load: Load
+    pieces: Pieces
+    overlap: bool = True
+    fsdp: int = 1  # weights, gradients and optimizer sharded over so many; 1: megatron-core's distributed optimizer
+    tp_overlap: bool = False  # tensor-parallel traffic hidden behind products
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank (of pipeline stage `stage`), by kind. `total` is their sum."""
+
+    stage: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float  # kept for the backward pass at the worst moment: the pipeline's, and the tower's
+    spare: float  # beside them at that moment
+    buffers: float  # of communication, gathered weights, tiles
+
+    @property
+    def total(self) -> float:
+        """Bytes in all."""
+        return sum(getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step on the slowest rank, by cause. `total` is their sum."""
+
+    products: float
+    mixing: float
+    moved: float  # memory-bound operations
+    tower: float  # encoder and connector, all classes together
+    tensor: float  # exposed traffic of tensor and context parallelism
+    pipeline: float  # exposed sends
+    data: float  # exposed gradient sums and weight gathers
+    bubble: float
+    update: float  # the optimizer
+    loading: float  # waiting for data
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return sum(getattr(self, f.name) for f in dataclasses.fields(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a job will need, and what it gives. `ranks`: one Memory for each pipeline stage."""
+
+    job: Job
+    ranks: tuple[Memory, ...]
+    time: StepTime
+    model_flops: float  # of a step over all GPUs, by training/flops.py's convention
+
+    @property
+    def worst(self) -> Memory:
+        """The fullest rank."""
+        return max(self.ranks, key=lambda rank: rank.total)
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs over dense bf16 peak."""
+        return self.model_flops / (self.time.total * self.job.world * self.job.gpu.bf16)
+
+    def record(self) -> Mapping[str, Any]:
+        """Plain data under stable keys."""
+        raise NotImplementedError
