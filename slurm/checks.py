@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from megavlm.platform.checkpoint_size import OPTIMIZER_BYTES
+from megavlm.platform.checkpoint_size import checkpoint_bytes as one_checkpoint
 from megavlm.platform.errors import ConfigError, did_you_mean
 
 from .partitions import Partition
@@ -16,8 +18,6 @@ from .profile import ClusterProfile
 
 SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH|KEY|APIKEY)(_|$)", re.IGNORECASE)
 KEPT_CHECKPOINTS = 2  # of a stage, at the moment when the newer one is complete and the older one not yet gone
-OPTIMIZER_BYTES = 12  # of a trained parameter: fp32 master copy and AdamW's two fp32 moments
-MODEL_BYTES = {"fp32": 4}  # of any parameter; 2 in every shorter precision, FP8 included
 
 
 def check_limits(profile: ClusterProfile, nodes: int, spares: int) -> None:
@@ -125,8 +125,7 @@ def checkpoint_bytes(stage: Mapping[str, Any]) -> int:
     """Bytes that one stage's checkpoints take together."""
     if stage.get("steps") == 0:  # a gate: it trains nothing
         return 0
-    model = stage["parameters"] * MODEL_BYTES.get(stage["precision"], 2)
-    return int(KEPT_CHECKPOINTS * (model + stage["trained_parameters"] * OPTIMIZER_BYTES))
+    return KEPT_CHECKPOINTS * one_checkpoint(stage["parameters"], stage["trained_parameters"], stage["precision"])
 
 
 def nearest_existing(path: Path) -> Path:
