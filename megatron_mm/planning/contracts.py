@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..config import Parallel
 from ..costs import Cost, MicroBatch
+from ..data.amounts import Amounts
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -30,7 +31,7 @@ class Gpu:
 class Load:
     """What one step works through. packs: in the global batch. of: an average one. most: the heaviest, for memory.
 
-    origin: where this is known from, in words ("packs of RUN", "assumed: every sample has an image of 7 tiles").
+    amounts: sums over the global batch, for model FLOPs. origin: where this is known from, in words ("packs of RUN", "assumed: every sample has an image of 7 tiles").
     """
 
     packs: int
@@ -39,6 +40,7 @@ class Load:
     most: MicroBatch
     tokens: float  # in the global batch, before padding
     origin: str
+    amounts: Amounts | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +126,9 @@ class Estimate:
     ranks: tuple[Memory, ...]
     time: StepTime
     model_flops: float  # of a step over all GPUs, by training/flops.py's convention
+    steps: int
+    parameters: int  # of the whole model
+    trained: int
 
     @property
     def worst(self) -> Memory:
