@@ -64,19 +64,23 @@ class MicroBatch:
     """
 
     positions: int
-    samples: int
-    squares: int
-    tiles: int = 0
-    visual: int = 0  # visual tokens in the sequence
-    context: int = 0
-    pairs: int = 0
+    samples: float
+    squares: float
+    tiles: float = 0
+    visual: float = 0  # visual tokens in the sequence
+    context: float = 0
+    pairs: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How it runs: the layout's sizes, and bytes of an activation's element (2 in bf16, 4 in fp32)."""
+    """How it runs: the layout's sizes, and bytes of an activation's element (2 in bf16, 4 in fp32).
+
+    composed_norms: RMSNorm as several operations, which torch makes of it on the CPU and so in a trace.
+    """
 
     tp: int = 1
     cp: int = 1
     sequence_parallel: bool = False
     size: int = 2
+    composed_norms: bool = False
