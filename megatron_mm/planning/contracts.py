@@ -31,7 +31,8 @@ class Gpu:
 class Load:
     """What one step works through. packs: in the global batch. of: an average one. most: the heaviest, for memory.
 
-    amounts: sums over the global batch, for model FLOPs. origin: where this is known from, in words ("packs of RUN", "assumed: every sample has an image of 7 tiles").
+    amounts: sums over the global batch, for model FLOPs. origin: where this is known from, in words ("packs of RUN",
+    "assumed: every sample has an image of 7 tiles").
     """
 
     packs: int

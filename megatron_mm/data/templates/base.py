@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from megavlm.platform.config import Config
 
@@ -43,6 +44,8 @@ class Template(Config):
 
     What `prompt` writes of a conversation without its last answer must be how `pieces` begins for the whole of it.
     """
+
+    captions: ClassVar[bool] = False  # an image and what is said of it, no turns
 
     name: str
     image_start: str = ""  # text before each image, joined with its first tag

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..samples import IMAGE_MARK, Message
 from .base import Image, Piece, Special, Template, Text
@@ -16,6 +16,8 @@ class NVLMPretrain(Template):
 
     White space around contents is cut, and a system turn is not read.
     """
+
+    captions: ClassVar[bool] = True
 
     name: Literal["nvlm_pretrain"] = "nvlm_pretrain"
     image_start: str = "<Image>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..samples import Message
 from .base import Image, Piece, Special, Template, Text
@@ -14,6 +14,8 @@ class Plain(Template):
 
     The newline is a piece of its own, so that it ends generation.
     """
+
+    captions: ClassVar[bool] = True
 
     name: Literal["plain"] = "plain"
     bos: str = "<s>"  # Llama 2's and Vicuna's; empty for a tokenizer that has none (Qwen2)
