@@ -4,5 +4,6 @@ from .builder import Report
 from .cases import Case
 from .panels import Density, Histogram
 from .sections import REPORT_SECTIONS, add_sections
+from .spans import Span
 
-__all__ = ["REPORT_SECTIONS", "Case", "Density", "Histogram", "Report", "add_sections"]
+__all__ = ["REPORT_SECTIONS", "Case", "Density", "Histogram", "Report", "Span", "add_sections"]

@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from ..cli import version
 from ..runs.lines import write_whole
-from . import charts
+from . import charts, spans
 from .cases import Case, runs
 from .format import Cell, cell
 from .panels import Panel
+from .spans import Span
 
 RESOURCES = Path(__file__).parent / "resources"
 PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
@@ -101,9 +102,19 @@ class Report:
         """Horizontal bars by label, or groups of bars by label and series; `marks` are reference lines by name."""
         self._chart(title, charts.bars(bars, x_label, marks or {}))
 
-    def stacked_bars(self, title: str, bars: Mapping[str, Mapping[str, int]], x_label: str = "") -> None:
-        """Horizontal bars by label, each made of the parts of its series side by side."""
-        self._chart(title, charts.stacked(bars, x_label))
+    def stacked_bars(
+        self,
+        title: str,
+        bars: Mapping[str, Mapping[str, float]],
+        x_label: str = "",
+        marks: Mapping[str, float] | None = None,
+    ) -> None:
+        """Horizontal bars by label, each made of the parts of its series side by side; `marks` as in `bar_chart`."""
+        self._chart(title, charts.stacked(bars, x_label, marks))
+
+    def spans(self, title: str, rows: Mapping[str, Iterable[Span]], x_label: str = "") -> None:
+        """What lasts from when to when, a row for each who does it, the first on top."""
+        self._chart(title, spans.svg({name: list(row) for name, row in rows.items()}, x_label))
 
     def panels(self, title: str, panels: Iterable[Panel]) -> None:
         """Small charts, two side by side where the page is wide enough, each with its heading and its note."""

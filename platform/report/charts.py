@@ -85,32 +85,37 @@ def bars(groups: Mapping[str, float | Mapping[str, float]], x_label: str, marks:
     return figure(draw, height=0.9 + 0.3 * max(len(table), 1) * max(1.0, 0.7 * len(names)))
 
 
-def stacked(table: Mapping[str, Mapping[str, int]], x_label: str) -> str:
-    """SVG of horizontal bars made of parts; at its end stand both parts of a bar, or the sum of more."""
+def stacked(table: Mapping[str, Mapping[str, float]], x_label: str, marks: Mapping[str, float] | None = None) -> str:
+    """SVG of horizontal bars made of parts; at its end stand both parts of a bar, or the sum of more.
+
+    `marks`: reference lines by name.
+    """
     names = list(dict.fromkeys(name for row in table.values() for name in row))
 
     def draw(axes: Any) -> None:
-        ends = [0] * len(table)
+        ends = [0.0] * len(table)
         for index, name in enumerate(names):
             values = [row.get(name, 0) for row in table.values()]
             drawn = axes.barh(range(len(table)), values, left=ends, height=0.72, color=colour(index), label=name)
             ends = [end + value for end, value in zip(ends, values, strict=True)]
         if names:
             axes.bar_label(drawn, labels=[_parts(row, len(names)) for row in table.values()], padding=3)
+        for index, (name, value) in enumerate((marks or {}).items(), len(names)):
+            axes.axvline(value, color=colour(index), linestyle="--", linewidth=1.4, label=name)
         axes.set_yticks(range(len(table)), list(table))
         axes.set(xlabel=x_label)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.2)
-        legend(axes, names)
+        legend(axes, [*names, *(marks or {})])
 
     return figure(draw, height=0.9 + 0.3 * max(len(table), 1))
 
 
-def _parts(row: Mapping[str, int], most: int) -> str:
+def _parts(row: Mapping[str, float], most: int) -> str:
     if most > 2:
-        return f"{sum(row.values()):,}"
-    return ", ".join(f"{value:,} {name}" for name, value in row.items() if value)
+        return _number(sum(row.values()))
+    return ", ".join(f"{_number(value)} {name}" for name, value in row.items() if value)
 
 
 def with_prefix(svg: str, prefix: str) -> str:

@@ -1,0 +1,60 @@
+"""Who does what from when to when: rows of boxes along the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from . import charts
+
+LEAST = 0.017  # of the whole width: a box that has room for its label
+PALEST = 0.35
+
+
+class Span(NamedTuple):
+    """A box of the colour of its `series`. shade: 0 to 1, the more the paler. label: stands in it where it fits."""
+
+    start: float
+    end: float
+    series: str
+    label: str = ""
+    shade: float = 0.0
+
+
+def svg(rows: Mapping[str, Sequence[Span]], x_label: str) -> str:
+    """SVG of a row of boxes for each entry, the first on top."""
+    names = list(dict.fromkeys(span.series for row in rows.values() for span in row))
+    last = max((span.end for row in rows.values() for span in row), default=1.0)
+
+    def draw(axes: Any) -> None:
+        for place, row in enumerate(rows.values()):
+            for (name, shade), boxes in groupby(sorted(row, key=_look), key=_look):
+                _boxes(axes, place, list(boxes), charts.colour(names.index(name)), shade)
+            for span in row:
+                if span.label and span.end - span.start >= LEAST * last:
+                    axes.text((span.start + span.end) / 2, place, span.label, ha="center", va="center", fontsize=7)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set(xlabel=x_label, xlim=(0, last), ylim=(len(rows) - 0.4, -0.6))
+        axes.grid(visible=False, axis="y")
+        _legend(axes, names)
+
+    return charts.figure(draw, height=0.9 + 0.34 * max(len(rows), 1))
+
+
+def _look(span: Span) -> tuple[str, float]:
+    return span.series, span.shade
+
+
+def _boxes(axes: Any, place: int, spans: Sequence[Span], colour: str, shade: float) -> None:
+    """Boxes of one look in a row, a thin line between neighbours."""
+    extents = [(span.start, span.end - span.start) for span in spans]
+    alpha = 1 - shade * (1 - PALEST)
+    axes.broken_barh(extents, (place - 0.4, 0.8), facecolor=colour, alpha=alpha, edgecolor=charts.GRID, linewidth=0.6)
+
+
+def _legend(axes: Any, names: Sequence[str]) -> None:
+    """Boxes without a shade, whatever there is of them."""
+    for index, name in enumerate(names):
+        axes.barh([0], [0], color=charts.colour(index), label=name)
+    charts.legend(axes, names)
