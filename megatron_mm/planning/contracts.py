@@ -11,6 +11,7 @@ from ..costs import Cost, MicroBatch
 from ..data.amounts import Amounts
 
 Recompute = Literal["none", "selective", "full"]
+CONVENTION = "6 x (parameters - input embedding) a token and causal attention, less where frozen, over dense bf16 peak"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,36 @@ class Estimate:
         """Model FLOPs over dense bf16 peak."""
         return self.model_flops / (self.time.total * self.job.world * self.job.gpu.bf16)
 
+    @property
+    def days(self) -> float:
+        """Of the whole stage, without saves and failures."""
+        return self.steps * self.time.total / 86_400
+
     def record(self) -> Mapping[str, Any]:
-        """Plain data under stable keys."""
-        raise NotImplementedError
+        """Plain data under stable keys; bytes, seconds, and rates of all GPUs together."""
+        job, seconds = self.job, self.time.total
+        return {
+            "stage": job.stage,
+            "gpu": job.gpu.name,
+            "gpus": job.world,
+            "layout": self.layout(),
+            "parameters": self.parameters,
+            "trained_parameters": self.trained,
+            "memory_limit": job.gpu.memory,
+            "memory": [dataclasses.asdict(rank) | {"total": rank.total} for rank in self.ranks],
+            "step_seconds": dataclasses.asdict(self.time) | {"total": seconds},
+            "tokens_per_second": job.load.tokens / seconds,
+            "samples_per_second": job.load.samples / seconds,
+            "model_flops_per_step": self.model_flops,
+            "mfu": self.mfu,
+            "mfu_convention": CONVENTION,
+            "steps": self.steps,
+            "days": self.days,
+            "gpu_hours": 24 * self.days * job.world,
+        }
+
+    def layout(self) -> dict[str, Any]:
+        """How the job is split, and what that leaves to a replica."""
+        job = self.job
+        beside = {"dp": job.dp, "micro_batches": job.micro_batches, "precision": job.precision}
+        return job.parallel.model_dump(exclude={"overlap"}) | beside | {"recompute": job.recompute}

@@ -1,0 +1,141 @@
+"""A stage in some layout on some GPUs: what it will need and give, by formulas. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import cached_property
+
+from megavlm.platform.config import Recipe
+
+from ..config import ModelConfig, Parallel, Stage
+from ..costs import Setting
+from ..data.build import StageData
+from ..data.manifest import Manifest
+from ..training.flops import step_flops
+from .contracts import Estimate, Gpu, Job, Load, Pieces, Recompute
+from .load import load_of
+from .memory import ranks
+from .pieces import pieces_of
+from .timing import step_time
+
+ELEMENT_BYTES = {"fp32": 4}  # of an activation; 2 in every shorter precision
+SHORTER_BYTES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What may differ from one plan of a stage to another without changing what it learns."""
+
+    parallel: Parallel
+    recompute: Recompute
+
+    def stage(self, stage: Stage) -> Stage:
+        """The stage in this layout."""
+        return stage.model_copy(update={"parallel": self.parallel, "recompute": self.recompute})
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a stage does, whatever its layout, so that many can be tried. parameters: in all; trained: of them."""
+
+    spec: StageData
+    load: Load
+    model_flops: float  # of a step over all GPUs
+    parameters: int
+    trained: int
+
+    @classmethod
+    def of(cls, spec: StageData, load: Load) -> Work:
+        """A stage with what a step of it holds."""
+        model, train = spec.model, spec.stage.train
+        flops = step_flops(model, train, load.amounts)
+        return cls(spec, load, flops, model.parameter_counts()["total"], model.trained_parameters(train))
+
+    @property
+    def model(self) -> ModelConfig:
+        """The stage's own."""
+        return self.spec.model
+
+    @property
+    def layout(self) -> Layout:
+        """The recipe's own."""
+        return Layout(self.spec.stage.parallel, self.spec.stage.recompute)
+
+    def estimate(self, gpu: Gpu, world: int, layout: Layout) -> Estimate:
+        """On `world` GPUs. Whether the layout is possible is not asked here: `refuse.py` does."""
+        job = self.job(gpu, world, layout)
+        return Estimate(
+            job=job,
+            ranks=ranks(job, self.model),
+            time=step_time(job),
+            model_flops=self.model_flops,
+            steps=self.spec.stage.steps,
+            parameters=self.parameters,
+            trained=self.trained,
+        )
+
+    def job(self, gpu: Gpu, world: int, layout: Layout) -> Job:
+        """What memory and time depend on."""
+        parallel, stage = layout.parallel, self.spec.stage
+        dp = world // parallel.split
+        return Job(
+            stage=self.spec.name,
+            gpu=gpu,
+            world=world,
+            parallel=parallel,
+            dp=dp,
+            micro_batches=micro_batches(self.load.packs, dp, parallel),
+            precision=stage.precision,
+            recompute=layout.recompute,
+            train=tuple(stage.train),
+            load=self.load,
+            pieces=self._pieces(layout),
+            overlap=dp * parallel.cp > 1 if parallel.overlap is None else parallel.overlap,
+        )
+
+    def _pieces(self, layout: Layout) -> Pieces:
+        """One computation serves all layouts that split layers alike."""
+        of = layout.parallel
+        size = ELEMENT_BYTES.get(self.spec.stage.precision, SHORTER_BYTES)
+        setting = Setting(of.tp, of.cp, of.sequence_parallel, size)
+        if (setting, layout.recompute) not in self._known:
+            made = pieces_of(self.model, self.load, setting, layout.recompute)
+            self._known[setting, layout.recompute] = made
+        return self._known[setting, layout.recompute]
+
+    @cached_property
+    def _known(self) -> dict[tuple[Setting, Recompute], Pieces]:
+        return {}
+
+
+def micro_batches(packs: int, dp: int, parallel: Parallel) -> int:
+    """What the replica with most packs works through: an interleaved pipeline's are filled up with blank ones."""
+    each, by = math.ceil(packs / dp), parallel.pp if parallel.vp > 1 else 1
+    return math.ceil(each / by) * by
+
+
+def work_of(
+    recipe: Recipe,
+    stage: str,
+    sample_tokens: int | None = None,
+    sample_tiles: int | None = None,
+    manifest: Manifest | None = None,
+) -> Work:
+    """A stage of a recipe, with the load that is told, known or assumed; raises what `load_of` does."""
+    spec = StageData.of(recipe, stage)
+    return Work.of(spec, load_of(spec, sample_tokens, sample_tiles, manifest))
+
+
+def estimate(
+    recipe: Recipe,
+    stage: str,
+    gpu: Gpu,
+    world: int,
+    sample_tokens: int | None = None,
+    sample_tiles: int | None = None,
+    manifest: Manifest | None = None,
+) -> Estimate:
+    """A stage of a recipe as it stands there, on `world` GPUs. Another layout is an override of the recipe."""
+    work = work_of(recipe, stage, sample_tokens, sample_tiles, manifest)
+    return work.estimate(gpu, world, work.layout)

@@ -1,0 +1,127 @@
+"""A plan for people and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from .contracts import Estimate, Memory, StepTime
+from .refuse import GIB, Refusal
+from .saves import HOUR, Saves
+from .search import CAUSES, Found, why_slower
+
+KINDS = [f.name for f in dataclasses.fields(Memory) if f.name != "stage"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """What there is to say of a stage. own: in the recipe's layout; None where that divides nothing."""
+
+    origin: str  # of its load
+    own: Estimate | None
+    refused: Refusal | None  # the recipe's layout
+    found: Found
+    top: int  # so many of what was found are told
+    saves: Saves | None  # of the fastest
+
+    @property
+    def best(self) -> Estimate | None:
+        """The fastest that fits."""
+        return self.found.rows[0] if self.found.rows else None
+
+    @property
+    def shown(self) -> list[Estimate]:
+        """The fastest ones, and the recipe's own last where it is none of them."""
+        return [*self.found.rows[: self.top], *([self.own] if self.own and not self._own_is_among_them else [])]
+
+    @property
+    def _own_is_among_them(self) -> bool:
+        return any(self.is_own(row) for row in self.found.rows[: self.top])
+
+    def is_own(self, row: Estimate) -> bool:
+        """Whether this is the recipe's layout."""
+        return self.own is not None and row.layout() == self.own.layout()
+
+    def record(self) -> dict[str, Any]:
+        """Plain data under stable keys."""
+        return {
+            "load": self.origin,
+            "own": self.own.record() if self.own else None,
+            "refused": self.refused.record() if self.refused else None,
+            "proposed": [row.record() | {"slower": self._slower(row)} for row in self.found.rows[: self.top]],
+            "tried": self.found.tried,
+            "not_possible": self.found.refused,
+            "checkpoint": dataclasses.asdict(self.saves) if self.saves else None,
+        }
+
+    def _slower(self, row: Estimate) -> dict[str, Any] | None:
+        """Than the fastest: by how much, and the cause that costs it most of that."""
+        best = self.best
+        if best is None or row.time.total <= best.time.total:
+            return None
+        cause, seconds = why_slower(row, best)
+        return {"seconds": row.time.total - best.time.total, "cause": cause, "by_cause": seconds}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"  {self.origin}"
+        if self.refused:
+            error = self.refused.error
+            yield f"  the recipe's layout is refused: {error.what}\n    where: {error.where}\n    fix:   {error.fix}"
+        if not self.found.rows:
+            yield f"  no layout fits: of {self.found.tried} none is left ({_counts(self.found)})"
+        if self.shown:
+            yield from self._table()
+        if self.best or self.own:
+            yield from details(self.best or self.own)  # type: ignore[arg-type]
+        if self.saves:
+            yield f"  {saved(self.saves)}"
+
+    def _table(self) -> Iterator[str]:
+        yield f"  {'layout':<58}{'GiB':>6}{'step':>9}{'MFU':>7}{'tokens/s/GPU':>14}{'days':>8}"
+        for row in self.shown:
+            lost, job = self._slower(row), row.job
+            why = f"  {lost['by_cause']:+.3g} s: {CAUSES[lost['cause']]}" if lost else ""
+            own = "  the recipe's" if self.is_own(row) else ""
+            yield (
+                f"  {words(row):<58}{row.worst.total / GIB:>6.1f}{row.time.total:>7.3g} s{row.mfu:>7.1%}"
+                f"{job.load.tokens / row.time.total / job.world:>14,.0f}{row.days:>8.3g}{why}{own}"
+            )
+        if self.found.rows:
+            yield f"  of {self.found.tried} layouts {len(self.found.rows)} fit; not possible: {_counts(self.found)}"
+
+
+def _counts(found: Found) -> str:
+    return ", ".join(f"{count} by {kind}" for kind, count in found.refused.items()) or "none"
+
+
+def words(row: Estimate) -> str:
+    """A layout in short."""
+    of, job = row.job.parallel, row.job
+    axes = {"tp": of.tp, "pp": of.pp, "vp": of.vp, "cp": of.cp, "dp": job.dp}
+    split = " ".join(f"{name}{count}" for name, count in axes.items() if count > 1 or name == "dp")
+    extra = [f"{job.micro_batches} packs each", *(["sequence"] if of.sequence_parallel else [])]
+    return ", ".join([split, *extra, f"recompute {job.recompute}"])
+
+
+def details(row: Estimate) -> Iterator[str]:
+    """Memory by pipeline stage and kind, and the step's time by cause, of one layout."""
+    yield f"  {words(row)}, GiB of {row.job.gpu.memory / GIB:.0f}:"
+    yield f"    {'pipeline stage':<16}{''.join(f'{kind:>13}' for kind in [*KINDS, 'total'])}"
+    for rank in row.ranks:
+        sizes = [*(getattr(rank, kind) for kind in KINDS), rank.total]
+        yield f"    {rank.stage:<16}{''.join(f'{size / GIB:>13.2f}' for size in sizes)}"
+    causes = [(CAUSES[f.name], getattr(row.time, f.name)) for f in dataclasses.fields(StepTime)]
+    largest = sorted((each for each in causes if each[1] > 0), key=lambda each: -each[1])
+    yield "    a step: " + ", ".join(f"{seconds:.3g} s {cause}" for cause, seconds in largest)
+    yield f"    {row.steps:,} steps: {row.days:.3g} days, {24 * row.days * row.job.world:,.0f} GPU-hours"
+
+
+def saved(of: Saves) -> str:
+    """Checkpoints in a line."""
+    took = f"  a checkpoint of {of.size / 1e9:,.3g} GB: written in {of.writing:.3g} s, in {of.stall:.2g} of which nobody trains"
+    best = (
+        f"with a failure every {of.mtbf / HOUR:.3g} h save every {of.every:,} steps: {of.lost:.1%} of the time is lost"
+    )
+    return f"{took}; {best}"
