@@ -14,17 +14,21 @@ class Cost:
     """One part on one process of its tensor-parallel group, for the rows it is asked about. Sizes are bytes.
 
     weights: parameters that the process holds. kept: what the forward pass leaves for the backward pass where the part
-    is trained or gradients pass through it, its input counted once, by whoever reads it first; its weights are not.
+    is trained, its input counted once, by whoever reads it first; its weights are not. passing: the same where its
+    weights are frozen and gradients pass through it.
     spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights.
     mixing: forward FLOPs of attention, as the kernel does them. moved: what all other operations read and write in the
     forward pass. exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass,
-    each counted whole. entrance: its input, which is all that is kept of it where it is computed again. part: the part
-    of the model that a stage can train by itself ("encoder.sam"), where that is not the axis.
+    each counted whole. alone: what it needs at one time at most, input and output included, where nothing is kept of
+    it: as a frozen part of the tower. entrance: its input, which is all that is kept of it where it is computed again.
+    part: the part of the model that a stage can train by itself ("encoder.sam"), where that is not the axis.
     """
 
     weights: int = 0
     kept: float = 0.0
+    passing: float = 0.0
     spare: float = 0.0
+    alone: float = 0.0
     products: float = 0.0
     mixing: float = 0.0
     moved: float = 0.0
@@ -33,11 +37,13 @@ class Cost:
     part: str = ""
 
     def __add__(self, other: Cost) -> Cost:
-        """One after the other: all of them add up but `spare`, of which the greater counts; the first's entrance."""
+        """One after the other: all add up but `spare` and `alone`, whose greatest counts; the first's entrance."""
         return Cost(
             weights=self.weights + other.weights,
             kept=self.kept + other.kept,
+            passing=self.passing + other.passing,
             spare=max(self.spare, other.spare),
+            alone=max(self.alone, other.alone),
             products=self.products + other.products,
             mixing=self.mixing + other.mixing,
             moved=self.moved + other.moved,

@@ -1,7 +1,7 @@
 """What a transformer layer costs one process, decoder's or encoder's alike. Loads no torch.
 
 What autograd keeps was read off megatron-core 0.16.1's TransformerLayer with the modules of `backend/specs.py`, and is
-compared with a trace of it (tests/megatron_mm/test_transformer_costs.py).
+compared with one that is walked through (tests/megatron_mm/test_transformer_costs.py).
 """
 
 from __future__ import annotations
@@ -48,25 +48,22 @@ class LayerShape:
         return self.ffn * (2 if self.gated else 1)
 
 
-def layer_cost(shape: LayerShape, rows: int, squares: float, setting: Setting) -> Cost:
+def layer_cost(shape: LayerShape, rows: float, squares: float, setting: Setting) -> Cost:
     """Of `rows` positions whose samples have `squares` squared positions in all, before any split."""
-    held, kept = rows / setting.cp, core_kept(shape, rows, setting)
-    entrance = own_rows(rows, setting) * shape.hidden * setting.size
-    products = 2.0 * held * (shape.hidden * (2 * shape.queries + 2 * shape.keys + shape.entered + shape.ffn))
-    return Cost(
+    norm, parts = norm_cost(shape.hidden, rows, setting, shape.norm_weights), _parts(shape, rows, setting)
+    split = shape.hidden * (2 * shape.queries + 2 * shape.keys + shape.entered + shape.ffn)
+    hidden = rows / setting.cp * shape.hidden * setting.size
+    return dataclasses.replace(
+        norm + parts + norm,
         weights=layer_weights(shape, setting.tp),
-        kept=2 * norm_kept(shape, rows, setting) + _attention_kept(shape, rows, setting) + kept
-        + _mlp_kept(shape, rows, setting),
         spare=_spare(shape, rows, setting),
-        products=products / setting.tp,
+        products=2.0 * rows * split / setting.cp / setting.tp,
         mixing=4.0 * squares * shape.queries / setting.cp / setting.tp / (2 if shape.causal else 1),
-        moved=_moved(shape, rows, setting),
-        exchanged=2.0 * held * shape.hidden * setting.size if setting.tp > 1 else 0.0,
-        entrance=entrance,
-    )  # fmt: skip
+        exchanged=2.0 * hidden if setting.tp > 1 else 0.0,
+    )
 
 
-def own_rows(rows: int, setting: Setting) -> float:
+def own_rows(rows: float, setting: Setting) -> float:
     """Of a sequence's rows those that a process holds outside of products."""
     return rows / setting.cp / (setting.tp if setting.sequence_parallel else 1)
 
@@ -79,47 +76,44 @@ def layer_weights(shape: LayerShape, tp: int) -> int:
     return 2 * shape.norm_weights * shape.hidden + split // tp + 2 * shape.biases * shape.hidden
 
 
-def norm_kept(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """Bytes that a norm keeps: input, output, and what it divided by; composed of single operations also float32."""
-    inner = FLOAT32 * 2 if setting.composed_norms and shape.norm_weights == 1 else setting.size
-    return own_rows(rows, setting) * (shape.hidden * (inner + setting.size) + FLOAT32 * shape.norm_weights)
+def norm_cost(width: int, rows: float, setting: Setting, vectors: int = 1) -> Cost:
+    """RMSNorm (of 1 vector) or LayerNorm (of 2): keeps its input, what it divided by and, for the product, its output.
 
-
-def core_kept(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """Bytes that core attention itself keeps, its inputs apart: what selective recomputation saves.
-
-    Its output and a float32 per query and head; under context parallelism the whole sequence's keys and values.
+    An RMSNorm of single operations keeps its input in float32, and the same divided.
     """
-    held, keys = rows / setting.cp, 2 * shape.keys / setting.tp * rows * setting.size
-    out = held / setting.tp * (shape.queries * setting.size + shape.heads * FLOAT32)
-    return out + (keys if setting.cp > 1 else 0.0)
+    own, composed = own_rows(rows, setting), setting.composed_norms and vectors == 1
+    entered = own * width * (FLOAT32 if composed else setting.size) + own * FLOAT32 * vectors
+    out = own * width * setting.size
+    divided = own * width * FLOAT32 if composed else 0.0
+    return Cost(
+        weights=vectors * width,
+        kept=entered + divided + out,
+        passing=entered,
+        moved=2 * out + 3 * out / 2,  # itself, and its half of what adding two residuals to the hidden states moves
+        entrance=out,
+    )
 
 
-def _attention_kept(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """What the first product makes, queries and keys with their angles, and what the last product reads."""
-    width = (shape.queries + 2 * shape.keys + shape.queries) / setting.tp
-    if shape.causal:
-        width += (shape.queries + shape.keys) / setting.tp + 4 * shape.head_dim
-    return rows / setting.cp * width * setting.size
+def core_kept(shape: LayerShape, rows: float, setting: Setting) -> float:
+    """Bytes that core attention itself keeps, which is what selective recomputation saves: its output, and a float32
+    of each query and head."""
+    return rows / setting.cp / setting.tp * (shape.queries * setting.size + shape.heads * FLOAT32)
 
 
-def _mlp_kept(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """SwiGLU keeps both halves, the gate's sigmoid product, the other half plus its offset, and their product."""
-    width = (5 if shape.gated else 2) * shape.ffn / setting.tp
-    return rows / setting.cp * width * setting.size
-
-
-def _spare(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """The MLP's gradients on their way back: about as wide as what it keeps, less what is freed meanwhile."""
-    return rows / setting.cp * 3 * shape.ffn / setting.tp * setting.size
-
-
-def _moved(shape: LayerShape, rows: int, setting: Setting) -> float:
-    """Norms and residuals read and write the hidden states; biases, angles and SwiGLU are operations of their own."""
+def _parts(shape: LayerShape, rows: float, setting: Setting) -> Cost:
+    """Attention and MLP between their norms: what is kept, and what is moved beside products."""
+    each = rows / setting.cp * setting.size / setting.tp
     qkv = shape.queries + 2 * shape.keys
-    inside = 2.0 * qkv * shape.qkv_bias + (7 if shape.gated else 2) * shape.ffn + 2 * shape.queries
-    if shape.causal:
-        inside += 12 * (shape.queries + shape.keys) + 2 * shape.queries
-    outside = 2 * (2 + 3) * shape.hidden
-    held = rows / setting.cp / setting.tp
-    return setting.size * (own_rows(rows, setting) * outside + held * inside)
+    rotated = shape.queries + shape.keys if shape.causal else 0
+    angles = 4 * shape.head_dim * setting.tp if shape.causal else 0  # cosines and sines, of queries and of keys
+    inner = (4 if shape.gated else 1) * shape.ffn  # the first product, the bent half, the other plus its offset of 0
+    passing = each * (qkv + rotated + angles + inner) + core_kept(shape, rows, setting)
+    joined = shape.queries + shape.ffn  # what the last products read
+    moved = 2 * qkv * shape.qkv_bias + 12 * rotated + 2 * shape.queries + (7 if shape.gated else 2) * shape.ffn
+    return Cost(kept=passing + each * joined, passing=passing, moved=each * moved)
+
+
+def _spare(shape: LayerShape, rows: float, setting: Setting) -> float:
+    """The output's gradient, and in the MLP on the way back: those of its parts, and of the last product's weights."""
+    own = own_rows(rows, setting) * shape.hidden
+    return setting.size * (own + (rows / setting.cp * shape.entered + shape.hidden * shape.ffn) / setting.tp)
