@@ -10,7 +10,7 @@ from ..config import Parallel
 from ..costs import Cost, MicroBatch
 from ..data.amounts import Amounts
 
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "selective", "full", "every_other"]  # the last in published runs alone: timing.py
 CONVENTION = "6 x (parameters - input embedding) a token and causal attention, less where frozen, over dense bf16 peak"
 
 

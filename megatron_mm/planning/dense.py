@@ -1,0 +1,91 @@
+"""A published point as a job: a dense decoder's parts, from the layer's costs. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..costs import Cost, MicroBatch, Setting
+from ..transformer_costs import LayerShape, layer_cost
+from .contracts import Job, Load, Pieces
+from .hardware import find_gpu
+from .points import Point
+
+SIZE = 2
+LOGIT_BYTES = 10  # of a logit in the loss' forward pass: written and read in bf16, written in float32, read for the sum
+UNFUSED = 13  # bytes of a score without FlashAttention: written, softmax, dropout with its mask, read
+
+
+def job_of(point: Point) -> Job:
+    """The job that a published point was."""
+    rows = point.micro * point.sequence
+    micro = MicroBatch(positions=rows, samples=point.micro, squares=point.micro * point.sequence**2)
+    return Job(
+        stage=point.name,
+        gpu=find_gpu(point.gpu),
+        world=point.gpus,
+        parallel=point.parallel,
+        dp=point.dp,
+        micro_batches=point.batch // (point.dp * point.micro),
+        precision=point.precision,
+        recompute=point.recompute,
+        train=tuple(point.train),
+        load=Load(
+            packs=point.batch // point.micro,
+            samples=point.batch,
+            of=micro,
+            most=micro,
+            tokens=float(point.batch * point.sequence),
+            origin="published",
+        ),
+        pieces=pieces(point, micro),
+        fsdp=point.fsdp,
+        tp_overlap=point.tp_overlap,
+    )
+
+
+def pieces(point: Point, micro: MicroBatch) -> Pieces:
+    """The decoder's parts; all runs with tensor parallelism split the sequence too."""
+    shape, tp = point.shape, point.parallel.tp
+    setting = Setting(tp=tp, cp=point.parallel.cp, sequence_parallel=tp > 1, size=SIZE)
+    held = micro.positions / setting.cp
+    states = held * shape.hidden * SIZE  # bytes of the hidden states, not split over tp
+    table = shape.vocab * shape.hidden // tp
+    return Pieces(
+        tower=(),
+        embedding=Cost(weights=table, moved=2 * states / tp, exchanged=states if tp > 1 else 0.0),
+        layers=shape.layers * (_layer(point, micro, setting),),
+        head=Cost(
+            weights=table + shape.hidden,
+            products=2.0 * held * table,
+            moved=held * shape.vocab / tp * LOGIT_BYTES + 2 * states / tp,
+            exchanged=states if tp > 1 else 0.0,
+        ),
+        hidden=states / tp,
+    )
+
+
+def _layer(point: Point, micro: MicroBatch, setting: Setting) -> Cost:
+    dense = point.shape
+    shape = LayerShape(
+        hidden=dense.hidden,
+        heads=dense.heads,
+        kv_heads=dense.kv_heads,
+        head_dim=dense.hidden // dense.heads,
+        ffn=dense.ffn,
+        gated=dense.gated,
+        causal=True,
+    )
+    cost = layer_cost(shape, micro.positions, micro.squares, setting)
+    if point.fused:
+        cost = dataclasses.replace(cost, moved=_fused(shape, micro, setting))
+    if point.flash:
+        return cost
+    scores = shape.heads * micro.squares / setting.tp / setting.cp
+    return dataclasses.replace(cost, mixing=2 * cost.mixing, moved=cost.moved + UNFUSED * scores)
+
+
+def _fused(shape: LayerShape, micro: MicroBatch, setting: Setting) -> float:
+    """Bytes where one operation each does a norm, a residual, the angles, the gate: each reads and writes once."""
+    hidden = 2 * (2 + 3) * shape.hidden
+    inside = 2 * (shape.queries + shape.keys) + shape.entered + shape.ffn
+    return SIZE * micro.positions / setting.cp / setting.tp * (hidden + inside)
