@@ -50,30 +50,12 @@ class LayerShape:
 
 def layer_cost(shape: LayerShape, rows: float, squares: float, setting: Setting) -> Cost:
     """Of `rows` positions whose samples have `squares` squared positions in all, before any split."""
-    norm, parts = norm_cost(shape.hidden, rows, setting, shape.norm_weights), _parts(shape, rows, setting)
-    split = shape.hidden * (2 * shape.queries + 2 * shape.keys + shape.entered + shape.ffn)
-    hidden = rows / setting.cp * shape.hidden * setting.size
-    return dataclasses.replace(
-        norm + parts + norm,
-        weights=layer_weights(shape, setting.tp),
-        spare=_spare(shape, rows, setting),
-        products=2.0 * rows * split / setting.cp / setting.tp,
-        mixing=4.0 * squares * shape.queries / setting.cp / setting.tp / (2 if shape.causal else 1),
-        exchanged=2.0 * hidden if setting.tp > 1 else 0.0,
-    )
+    return attention_cost(shape, rows, squares, setting) + mlp_cost(shape, rows, setting)
 
 
 def own_rows(rows: float, setting: Setting) -> float:
     """Of a sequence's rows those that a process holds outside of products."""
     return rows / setting.cp / (setting.tp if setting.sequence_parallel else 1)
-
-
-def layer_weights(shape: LayerShape, tp: int) -> int:
-    """Parameters on one of `tp` processes: norms, and biases that are added after a sum, are whole on each."""
-    qkv = shape.queries + 2 * shape.keys
-    split = shape.hidden * (qkv + shape.queries + shape.entered + shape.ffn)
-    split += shape.qkv_bias * qkv + shape.biases * shape.entered
-    return 2 * shape.norm_weights * shape.hidden + split // tp + 2 * shape.biases * shape.hidden
 
 
 def norm_cost(width: int, rows: float, setting: Setting, vectors: int = 1) -> Cost:
@@ -100,20 +82,44 @@ def core_kept(shape: LayerShape, rows: float, setting: Setting) -> float:
     return rows / setting.cp / setting.tp * (shape.queries * setting.size + shape.heads * FLOAT32)
 
 
-def _parts(shape: LayerShape, rows: float, setting: Setting) -> Cost:
-    """Attention and MLP between their norms: what is kept, and what is moved beside products."""
-    each = rows / setting.cp * setting.size / setting.tp
-    qkv = shape.queries + 2 * shape.keys
+def attention_cost(shape: LayerShape, rows: float, squares: float, setting: Setting) -> Cost:
+    """Self-attention and the norm before it. Of queries and keys both are kept, as they are and rotated."""
+    each, qkv = rows / setting.cp * setting.size / setting.tp, shape.queries + 2 * shape.keys
     rotated = shape.queries + shape.keys if shape.causal else 0
     angles = 4 * shape.head_dim * setting.tp if shape.causal else 0  # cosines and sines, of queries and of keys
-    inner = (4 if shape.gated else 1) * shape.ffn  # the first product, the bent half, the other plus its offset of 0
-    passing = each * (qkv + rotated + angles + inner) + core_kept(shape, rows, setting)
-    joined = shape.queries + shape.ffn  # what the last products read
-    moved = 2 * qkv * shape.qkv_bias + 12 * rotated + 2 * shape.queries + (7 if shape.gated else 2) * shape.ffn
-    return Cost(kept=passing + each * joined, passing=passing, moved=each * moved)
+    passing = each * (qkv + rotated + angles) + core_kept(shape, rows, setting)
+    split = shape.hidden * (qkv + shape.queries) + shape.qkv_bias * qkv
+    inner = Cost(
+        weights=split // setting.tp + shape.biases * shape.hidden,
+        kept=passing + each * shape.queries,
+        passing=passing,
+        products=2.0 * rows * shape.hidden * (qkv + shape.queries) / setting.cp / setting.tp,
+        mixing=4.0 * squares * shape.queries / setting.cp / setting.tp / (2 if shape.causal else 1),
+        moved=each * (2 * qkv * shape.qkv_bias + 12 * rotated + 2 * shape.queries),
+        exchanged=exchanged(shape.hidden, rows, setting),
+    )
+    return norm_cost(shape.hidden, rows, setting, shape.norm_weights) + inner
 
 
-def _spare(shape: LayerShape, rows: float, setting: Setting) -> float:
-    """The output's gradient, and in the MLP on the way back: those of its parts, and of the last product's weights."""
-    own = own_rows(rows, setting) * shape.hidden
-    return setting.size * (own + (rows / setting.cp * shape.entered + shape.hidden * shape.ffn) / setting.tp)
+def mlp_cost(shape: LayerShape, rows: float, setting: Setting) -> Cost:
+    """The MLP and the norm before it. SwiGLU keeps the first product, its bent half, the other half plus an offset of
+    0, and what the last product reads. The fullest moment is on the way back through it."""
+    held = rows / setting.cp
+    each, split = held * setting.size / setting.tp, shape.hidden * (shape.entered + shape.ffn)
+    passing = each * (4 if shape.gated else 1) * shape.ffn
+    back = own_rows(rows, setting) * shape.hidden + (held * shape.entered + shape.hidden * shape.ffn) / setting.tp
+    inner = Cost(
+        weights=(split + shape.biases * shape.entered) // setting.tp + shape.biases * shape.hidden,
+        kept=passing + each * shape.ffn,
+        passing=passing,
+        spare=setting.size * back,  # the gradients of what came out, of SwiGLU's parts, and of the last weights
+        products=2.0 * held * split / setting.tp,
+        moved=each * (7 if shape.gated else 2) * shape.ffn,
+        exchanged=exchanged(shape.hidden, rows, setting),
+    )
+    return norm_cost(shape.hidden, rows, setting, shape.norm_weights) + inner
+
+
+def exchanged(width: int, rows: float, setting: Setting) -> float:
+    """Bytes that tensor parallelism sums after a block."""
+    return rows / setting.cp * width * setting.size if setting.tp > 1 else 0.0

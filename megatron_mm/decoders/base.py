@@ -9,8 +9,10 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import Config
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost, MicroBatch, Setting
 from ..flops import Flops
 from ..layout import require_divisible, require_stages
+from .costs import costs_of
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -59,6 +61,10 @@ class Decoder(Config):
         linears = (self.heads + 2 * self.kv_heads) * self.head_dim * self.hidden + self.hidden**2
         linears = self.layers * (linears + 3 * self.hidden * self.ffn) + self.vocab * self.hidden
         return Flops(weights=2.0 * tokens * linears, mixing=2.0 * self.layers * squares * self.hidden)
+
+    def costs(self, micro: MicroBatch, setting: Setting) -> tuple[Cost, Cost, Cost]:
+        """(embedding, one layer, head) on one process, for a micro-batch; the head's weights are none where tied."""
+        return costs_of(self, micro, setting)
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this decoder cannot be split over `parallel`."""

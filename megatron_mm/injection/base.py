@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from megavlm.platform.config import Config
 from megavlm.platform.images import places
 
+from ..costs import Cost, MicroBatch, Setting
 from ..flops import Flops
 from .tags import Placement, Tags, tag
 
@@ -53,6 +54,14 @@ class Injection(Config):
     def flops(self, tokens: int, context: int, pairs: int, decoder: Decoder) -> Flops:
         """Forward FLOPs for so many text tokens beside images, tokens of contexts, and pairs of both that meet."""
         return Flops()
+
+    def cost(self, layer: int, micro: MicroBatch, decoder: Decoder, setting: Setting) -> Cost:
+        """What it adds to the decoder's layer of this number, from 0, on one process, for a micro-batch."""
+        return Cost()
+
+    def left(self, micro: MicroBatch) -> float:
+        """Which share of a micro-batch's rows goes through the decoder's own weights, from 0 to 1."""
+        return 1.0
 
     def owns(self, name: str) -> bool:
         """Whether a parameter inside the decoder, by its name there, is the injection's."""

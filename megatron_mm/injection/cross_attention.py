@@ -13,9 +13,11 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost, MicroBatch, Setting
 from ..flops import Flops
 from ..layout import require_divisible
 from .base import Injection
+from .cross_costs import cross_cost
 from .tags import Placement
 
 if TYPE_CHECKING:
@@ -76,6 +78,10 @@ class Gated(Injection):
         linears = tokens * 2 * width**2 + context * width * keys + tokens * self.ffn * 3 * width * decoder.ffn
         count = self.count(decoder)
         return Flops(weights=2.0 * count * linears, mixing=4.0 * count * pairs * width)
+
+    def cost(self, layer: int, micro: MicroBatch, decoder: Decoder, setting: Setting) -> Cost:
+        """See `Injection`."""
+        return cross_cost(self, micro, decoder, setting) if self.crosses(layer) else Cost()
 
     def owns(self, name: str) -> bool:
         """Everything in a layer's `cross`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from ..costs import Cost, MicroBatch, Setting
 from .base import Injection
 from .tags import Placement, Tags
 
@@ -38,6 +39,15 @@ class ModalityWeights(Injection):
         """As many as the decoder's layers have."""
         shared = decoder.hidden + decoder.vocab * decoder.hidden * (1 if decoder.tied else 2)
         return decoder.parameters() - shared
+
+    def cost(self, layer: int, micro: MicroBatch, decoder: Decoder, setting: Setting) -> Cost:
+        """See `Injection`: of the visual rows, with weights as many as the layer has."""
+        _, own, _ = decoder.costs(micro, setting)
+        return own.times(1.0 - self.left(micro))
+
+    def left(self, micro: MicroBatch) -> float:
+        """See `Injection`."""
+        return 1.0 - micro.visual / micro.positions
 
     def owns(self, name: str) -> bool:
         """The second weights."""

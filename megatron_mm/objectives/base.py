@@ -8,6 +8,7 @@ from pydantic import NonNegativeFloat
 
 from megavlm.platform.config import Config
 
+from ..costs import Cost, MicroBatch, Setting
 from ..flops import Flops
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ class Objective(Config):
     def teacher_flops(self) -> float:
         """Forward FLOPs of the teacher for one tile."""
         return 0.0
+
+    def cost(self, model: ModelConfig, micro: MicroBatch, setting: Setting) -> Cost:
+        """What of it stands beside the decoder costs one process for a micro-batch, its pipeline stages together."""
+        return Cost()
+
+    def teacher_costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """What its teacher costs one process for one tile, block by block."""
+        return ()
 
     def fits(self, model: ModelConfig) -> None:
         """Raise ConfigError where the rest of the model has not what it needs."""

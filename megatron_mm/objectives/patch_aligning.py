@@ -13,6 +13,7 @@ from pydantic import PositiveInt, model_validator
 from megavlm.platform.config import point
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost, MicroBatch, Setting
 from ..encoders import ENCODERS
 from ..flops import Flops
 from ..layout import require_divisible
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .patch_aligning_model import PatchAligningLoss, Taps
     from .teacher_model import Teacher
 
+FLOAT32 = 4
 CLIP = {"name": "clip", "image_size": 336, "layer": -2}
 
 
@@ -92,6 +94,31 @@ class PatchAligning(Objective):
         """See Objective."""
         rows, columns = self.grid(model, size)
         return rows * columns
+
+    def cost(self, model: ModelConfig, micro: MicroBatch, setting: Setting) -> Cost:
+        """See Objective. Every process of a tensor-parallel group does all of it.
+
+        It is computed again in the backward pass; kept is what was tapped, anew with each tap, as the layers hand it
+        on, and float32 copies of what is compared. Beside it: one tap's places, and what becomes of them.
+        """
+        taps, places = len(self.taps(model.decoder.layers)), micro.visual
+        cells = places / self.pool(model) ** 2
+        feature, hidden = cells * self.width * setting.size, model.decoder.hidden * setting.size
+        kept = taps * (taps - 1) / 2 * feature + 6 * cells * self.width * FLOAT32
+        flops = self.flops(model.decoder, 1)
+        return Cost(
+            weights=self.parameters(model.decoder),
+            kept=kept,
+            passing=kept,
+            spare=2 * (places + cells) * hidden,
+            products=cells * flops.weights,
+            mixing=cells * flops.mixing,
+            moved=taps * (2 * places + 3 * cells) * hidden,
+        )
+
+    def teacher_costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """See Objective."""
+        return self.teacher.costs(setting)
 
     def fits(self, model: ModelConfig) -> None:
         """See Objective."""

@@ -26,6 +26,7 @@ class Gpu:
     link: float  # bytes/s to the others of its machine (NVLink)
     network: float  # bytes/s to other machines
     per_node: int = 8
+    watts: float = 700.0  # power limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,13 @@ class Load:
 class Pieces:
     """The model's parts in one micro-batch (tower: in one tile), each on one process of the tensor-parallel group."""
 
-    tower: tuple[Cost, ...]  # encoder, block by block, then the connector
+    tower: tuple[Cost, ...]  # encoder, block by block, then the connector; each one's `part` is named
     embedding: Cost
-    layers: tuple[Cost, ...]
+    layers: tuple[Cost, ...]  # with what the injection adds to them
     head: Cost  # last norm, output layer, loss
     teacher: tuple[Cost, ...] = ()  # of one tile, on every process
+    added: tuple[Cost, ...] = ()  # that alone, layer by layer; none where it adds nothing
+    objectives: Cost = Cost()  # what the objectives have of their own beside the decoder
     hidden: float = 0.0  # bytes that a pipeline stage sends the next, of one micro-batch on one process
 
 

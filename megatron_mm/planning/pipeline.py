@@ -1,0 +1,43 @@
+"""Which layers a pipeline stage holds, and how many micro-batches it keeps at once. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from ..config import Parallel
+from .timeline import order
+
+Chunks = list[list[int]]  # of one stage: numbers of the decoder's layers, from 0, chunk by chunk
+
+
+def held_layers(parallel: Parallel, layers: int) -> list[Chunks]:
+    """Of each pipeline stage, for sizes that `layout.require_stages` lets pass.
+
+    The layers are dealt out chunk by chunk: stage after stage gets its first chunk, then its second.
+    """
+    sizes = [size // parallel.vp for size in stage_sizes(parallel, layers)]
+    numbers: Iterator[int] = iter(range(layers))
+    dealt = [[list(islice(numbers, size)) for size in sizes] for _ in range(parallel.vp)]
+    return [list(chunks) for chunks in zip(*dealt, strict=True)]
+
+
+def stage_sizes(parallel: Parallel, layers: int) -> list[int]:
+    """How many layers each pipeline stage holds: the first and the last what is said of them, the others alike."""
+    told = {0: parallel.first_stage_layers, parallel.pp - 1: parallel.last_stage_layers}
+    said = {stage: count for stage, count in told.items() if count is not None}
+    between = parallel.pp - len(said)
+    even = (layers - sum(said.values())) // between if between else 0
+    return [said.get(stage, even) for stage in range(parallel.pp)]
+
+
+def in_flight(parallel: Parallel, micro_batches: int, stage: int) -> list[int]:
+    """Of each chunk of a stage: micro-batches whose activations are kept when these are most, of all chunks together.
+
+    That is at the end of a forward pass, in the order in which megatron-core works (timeline.py).
+    """
+    kept, most = [0] * parallel.vp, [0] * parallel.vp
+    for each in order(parallel.pp, parallel.vp, micro_batches, stage):
+        kept[each.chunk] += -1 if each.backward else 1
+        most = max(most, list(kept), key=sum)
+    return most
