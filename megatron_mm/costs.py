@@ -19,9 +19,10 @@ class Cost:
     spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights.
     mixing: forward FLOPs of attention, as the kernel does them. moved: what all other operations read and write in the
     forward pass. exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass,
-    each counted whole. alone: what it needs at one time at most, input and output included, where nothing is kept of
-    it: as a frozen part of the tower. entrance: its input, which is all that is kept of it where it is computed again.
-    part: the part of the model that a stage can train by itself ("encoder.sam"), where that is not the axis.
+    each counted whole. handed: keys and values that context parallelism gathers there. alone: what it needs at one
+    time at most, input and output included, where nothing is kept of it: as a frozen part of the tower. entrance: its
+    input, which is all that is kept of it where it is computed again. part: the part of the model that a stage can
+    train by itself ("encoder.sam"), where that is not the axis.
     """
 
     weights: int = 0
@@ -33,6 +34,7 @@ class Cost:
     mixing: float = 0.0
     moved: float = 0.0
     exchanged: float = 0.0
+    handed: float = 0.0
     entrance: float = 0.0
     part: str = ""
 
@@ -48,6 +50,7 @@ class Cost:
             mixing=self.mixing + other.mixing,
             moved=self.moved + other.moved,
             exchanged=self.exchanged + other.exchanged,
+            handed=self.handed + other.handed,
             entrance=self.entrance or other.entrance,
             part=self.part,
         )

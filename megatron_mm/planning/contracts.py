@@ -13,6 +13,8 @@ from ..data.amounts import Amounts
 Recompute = Literal["none", "selective", "full", "every_other"]  # the last in published runs alone: timing.py
 CONVENTION = "6 x (parameters - input embedding) a token and causal attention, less where frozen, over dense bf16 peak"
 
+Attention = Literal["fused", "torch"]  # cuDNN's, as Transformer Engine has it; torch's own is FlashAttention-2
+
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
@@ -82,6 +84,7 @@ class Job:
     overlap: bool = True
     fsdp: int = 1  # weights, gradients and optimizer sharded over so many; 1: megatron-core's distributed optimizer
     tp_overlap: bool = False  # tensor-parallel traffic hidden behind products
+    attention: Attention = "fused"
 
 
 @dataclasses.dataclass(frozen=True)
