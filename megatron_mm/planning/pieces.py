@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..costs import Cost, MicroBatch, Setting
 from ..decoders.costs import shape_of
+from ..parts import axis_of
 from ..transformer_costs import core_kept, own_rows
 from .contracts import Load, Pieces, Recompute
 
@@ -49,6 +51,11 @@ def tile_size(model: ModelConfig, load: Load) -> tuple[int, int]:
         counts[model.tiling.size(image)] += count * image.tiles
     side = model.tiling.tile
     return max(counts, key=lambda size: (counts[size], size)) if counts else (side, side)
+
+
+def learns(part: str, train: Sequence[str]) -> bool:
+    """Whether a part, or anything inside it, is trained."""
+    return part in train or axis_of(part) in train or part in map(axis_of, train)
 
 
 def pixels(size: tuple[int, int]) -> int:

@@ -1,0 +1,120 @@
+"""Bytes that encoder and connector need in a step, which runs them over a process' share of the tiles. No torch.
+
+As training/encode.py has it: the share is looked at in passes, the visual tokens are exchanged, and stay until their
+gradients went back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from ..costs import Cost
+from ..parts import axis_of
+from .contracts import Job, Pieces
+from .pieces import learns, pixels, tile_size
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+PIXELS_AT_ONCE = 128 * 448**2  # training/encode.py's, which loads torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Bytes beside what always stands: kept for the backward pass, needed just now, and of exchanges and tiles."""
+
+    activations: float = 0.0
+    spare: float = 0.0
+    buffers: float = 0.0
+
+    def __add__(self, other: Moment) -> Moment:
+        return Moment(self.activations + other.activations, self.spare + other.spare, self.buffers + other.buffers)
+
+    @property
+    def total(self) -> float:
+        """In all."""
+        return self.activations + self.spare + self.buffers
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """A process' part. share, at_once, needed: tiles that it looks at, in one pass, and whose tokens it is given.
+
+    tile, tokens: bytes of one. blocks: costs of one tile, and whether each learns, or gradients pass through it.
+    """
+
+    blocks: tuple[tuple[Cost, bool], ...] = ()
+    teacher: tuple[Cost, ...] = ()
+    recompute: bool = False
+    share: float = 0
+    at_once: float = 0
+    needed: float = 0
+    own: float = 0.0  # bytes of the tiles that it decoded itself
+    tile: float = 0.0
+    tokens: float = 0.0
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything of it is."""
+        return any(is_trained for _, is_trained in self.blocks)
+
+    def looking(self) -> Moment:
+        """The last pass: what it needs, and what was kept of all; or, after it, the exchange."""
+        costs = [cost for cost, is_trained in self.blocks if not is_trained] + list(self.teacher)
+        alone = self.at_once * max((cost.alone for cost in costs), default=0.0)
+        spare = self.at_once * max((cost.spare for cost, is_trained in self.blocks if is_trained), default=0.0)
+        exchange = 2 * (self.share + self.needed) * self.tokens
+        return Moment(self._kept(), max(alone, spare, exchange), self.own + self.share * self.tile)
+
+    def kept(self) -> Moment:
+        """While the pipeline runs: what was kept, the tokens as they were made and as they were given, and the
+        gradient of these, which each pack's backward pass makes whole and adds to the sum."""
+        gradient = 2 * self.needed * self.tokens * self.trained
+        given = (self.share + self.needed) * self.tokens
+        return Moment(self._kept() + given, gradient, self.own)
+
+    def learning(self) -> Moment:
+        """The gradients on their way back, and the last pass' blocks, computed again where that is so."""
+        if not self.trained:
+            return Moment()
+        back = [cost for cost, is_trained in self.blocks if is_trained]
+        again = max(cost.spare + (cost.kept if self.recompute and cost.entrance else 0.0) for cost in back)
+        moved = 3 * (self.share + self.needed) * self.tokens
+        return Moment(self._kept(), self.at_once * again, moved + self.own)
+
+    def _kept(self) -> float:
+        each = (
+            cost.entrance if self.recompute and cost.entrance else cost.kept for cost, trained in self.blocks if trained
+        )
+        return self.share * sum(each)
+
+
+def tower_of_job(job: Job, model: ModelConfig, pieces: Pieces, stage: int) -> Tower:
+    """A rank's of this pipeline stage: an equal share of the global batch's tiles, and its replica's heaviest packs."""
+    of, size = job.parallel, tile_size(model, job.load)
+    share = math.ceil(job.load.packs * job.load.of.tiles / (job.dp * of.pp * of.cp))
+    heavy = min(job.micro_batches, of.pp + 1)  # of its packs as many as the pipeline holds at once, as in a trace
+    needed = job.micro_batches * job.load.of.tiles + heavy * (job.load.most.tiles - job.load.of.tiles)
+    wants = stage == 0 or model.injection.has_context
+    tile = 3.0 * pixels(size)
+    element = 4 if job.precision == "fp32" else 2
+    return Tower(
+        blocks=_blocks(job, pieces),
+        teacher=pieces.teacher,
+        recompute=job.recompute == "full",
+        share=share,
+        at_once=min(share, max(PIXELS_AT_ONCE // pixels(size), 1)),
+        needed=needed if wants else 0.0,
+        own=math.ceil(share / of.tp) * tile,
+        tile=tile if of.tp > 1 else 0.0,
+        tokens=model.tokens_of(size) * model.width * element,
+    )
+
+
+def _blocks(job: Job, pieces: Pieces) -> tuple[tuple[Cost, bool], ...]:
+    """A frozen connector behind an encoder that learns has gradients pass through it."""
+    encoder = any(axis_of(part) == "encoder" for part in job.train)
+    own = ((cost, learns(cost.part, job.train)) for cost in pieces.tower)
+    return tuple((cost, is_trained or (encoder and axis_of(cost.part) == "connector")) for cost, is_trained in own)
