@@ -6,6 +6,10 @@ from typing import ClassVar, Self
 
 from megavlm.platform.config import Config
 
+from ..costs import Cost, Setting
+from ..flops import Flops
+from ..tower_costs import total
+
 
 class Encoder(Config):
     """Base of the encoders, which look at square tiles of one size unless they say otherwise."""
@@ -20,5 +24,19 @@ class Encoder(Config):
         raise NotImplementedError
 
     def at(self, height: int, width: int) -> Self:
-        """The same encoder, whose `maps` and `flops` are those of a tile of height x width pixels."""
+        """The same encoder, whose `maps`, `costs` and `flops` are those of a tile of height x width pixels."""
         return self
+
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile, block by block. The first one's input is the pixels, which want no gradient."""
+        raise NotImplementedError
+
+    def parameters(self) -> int:
+        """Parameters of what is built."""
+        return total(self.costs(Setting())).weights
+
+    def flops(self) -> Flops:
+        """Forward FLOPs of one tile."""
+        first, *others = self.costs(Setting())
+        rest = total(others)
+        return Flops(weights=rest.products, mixing=first.mixing + rest.mixing, entrance=first.products)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward, gelu, mlp, normalised
 from .expert import CLIP_MEAN, CLIP_STD, Expert
 
 if TYPE_CHECKING:
@@ -58,22 +58,19 @@ class ConvNeXt(Expert):
         side = self.image_size // STRIDE
         return (MapShape(self.name, -1, side, side, self.dims[-1]),)
 
-    def parameters(self) -> int:
-        """Parameters of the stem and the four stages."""
-        stem = 3 * PATCH**2 * self.dims[0] + 3 * self.dims[0]  # with bias and norm
-        halvings = sum(2 * old + 4 * old * new + new for old, new in pairwise(self.dims))  # norm, 2 x 2 convolution
-        blocks = sum(depth * _block(width) for depth, width in zip(self.depths, self.dims, strict=True))
-        return stem + halvings + blocks
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: the stem, and of each stage the way in and its blocks."""
+        found = [self._stem(Forward(setting))]
+        for stage, (depth, width) in enumerate(zip(self.depths, self.dims, strict=True)):
+            cells = (self.image_size // (PATCH << stage)) ** 2
+            found += [_halving(Forward(setting), 4 * cells, self.dims[stage - 1], width)] if stage else []
+            found += [_block(Forward(setting), cells, width)] * depth
+        return tuple(found)
 
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile."""
-        sides = [self.image_size // (PATCH << stage) for stage in range(4)]
-        weights = 0.0
-        for side, depth, width in zip(sides, self.depths, self.dims, strict=True):
-            weights += 2.0 * side**2 * depth * (KERNEL**2 * width + 2 * WIDENING * width**2)
-        for side, (old, new) in zip(sides[1:], pairwise(self.dims), strict=True):
-            weights += 2.0 * side**2 * 4 * old * new
-        return Flops(weights=weights, entrance=2.0 * sides[0] ** 2 * 3 * PATCH**2 * self.dims[0])
+    def _stem(self, f: Forward) -> Cost:
+        cells = (self.image_size // PATCH) ** 2
+        f.norm(f.product(normalised(f, self.image_size**2, cells), self.dims[0]))
+        return f.cost()
 
     def build(self, ctx: BuildContext) -> ConvNeXtModel:
         """The encoder on timm's stages, weights not drawn."""
@@ -82,7 +79,17 @@ class ConvNeXt(Expert):
         return ConvNeXtModel(self, ctx)
 
 
-def _block(width: int) -> int:
-    """Parameters of one block: depthwise convolution, norm, MLP, layer scale."""
-    mlp = 2 * WIDENING * width**2 + WIDENING * width + width
-    return (KERNEL**2 + 1) * width + 2 * width + mlp + width
+def _halving(f: Forward, cells: int, old: int, new: int) -> Cost:
+    """A norm, and a convolution of 2 x 2 cells."""
+    f.weigh((4 * old + 1) * new)
+    f.convolution(f.norm(f.given(cells, old)), cells // 4, new, 4 * old)
+    return f.cost()
+
+
+def _block(f: Forward, cells: int, width: int) -> Cost:
+    """A depthwise convolution, a norm, an MLP, the layer scale."""
+    f.weigh((KERNEL**2 + 1) * width)
+    x = f.given(cells, width)
+    around = f.norm(f.convolution(x, cells, width, KERNEL**2))
+    f.add(f.scale(mlp(f, around, WIDENING * width, width, gelu)), x)
+    return f.cost()

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
+from ..tower_costs import Forward, gelu, mlp, normalised, self_attention
 from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:
@@ -47,23 +48,26 @@ class Dinov2(PatchExpert):
         """How many tokens stand before the patches: the class token and the registers."""
         return 1 + self.registers
 
-    def parameters(self) -> int:
-        """Parameters of what is built."""
-        width, (rows, columns) = self.hidden, self.table
-        embedding = (3 * self.patch_size**2 + 1 + self.first_patch + 1 + rows * columns) * width
-        mlp = 2 * width * self.ffn + self.ffn + width
-        layer = 4 * width**2 + 4 * width + mlp + 4 * width + 2 * width  # two norms with bias, two layer scales
-        return embedding + self.layers * layer + 2 * width
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: patches, class token and registers see each other."""
+        tokens = self.grid[0] * self.grid[1] + self.first_patch
+        layer, last = self._layer(Forward(setting), tokens), Forward(setting)
+        last.norm(last.given(tokens, self.hidden))
+        return (self._embedding(Forward(setting), tokens), *[layer] * self.layers, last.cost())
 
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile: patches, class token and registers see each other."""
-        patches = self.grid[0] * self.grid[1]
-        tokens = patches + self.first_patch
-        return Flops(
-            weights=2.0 * self.layers * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.ffn),
-            mixing=4.0 * self.layers * tokens**2 * self.hidden,
-            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
-        )
+    def _embedding(self, f: Forward, tokens: int) -> Cost:
+        rows, columns = self.table
+        f.weigh((self.first_patch + 1 + rows * columns) * self.hidden)
+        patches = tokens - self.first_patch
+        x = f.product(normalised(f, patches * self.patch_size**2, patches), self.hidden)
+        f.make(tokens, self.hidden, f.add(x))
+        return f.cost()
+
+    def _layer(self, f: Forward, tokens: int) -> Cost:
+        x = f.given(tokens, self.hidden)
+        x = f.add(x, f.scale(self_attention(f, f.norm(x), self.heads, tokens)))
+        f.add(x, f.scale(mlp(f, f.norm(x), self.ffn, self.hidden, gelu)))
+        return f.cost()
 
     def build(self, ctx: BuildContext) -> Dinov2Model:
         """The encoder on transformers' layers, weights not drawn."""

@@ -8,8 +8,9 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
+from ..tower_costs import Forward, Values, normalised
 from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:
@@ -59,26 +60,53 @@ class Eva02(PatchExpert):
         """Whether this block attends over the whole tile."""
         return (block + 1) % self.global_every == 0
 
-    def parameters(self) -> int:
-        """Parameters, those of the class token's position too: the table has it, and no tile uses it."""
-        width, (rows, columns) = self.hidden, self.table
-        embedding = (3 * self.patch_size**2 + 1 + rows * columns + 1) * width
-        attention = 4 * width**2 + 3 * width  # keys have no bias
-        swiglu = 3 * width * self.ffn + 2 * self.ffn + width + 2 * self.ffn  # three matrices, their biases, a norm
-        return embedding + self.layers * (attention + swiglu + 4 * width)  # two norms with bias
-
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile: a patch sees its window, in some blocks the whole tile."""
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: a patch sees its window, in some blocks the whole tile."""
         patches = self.grid[0] * self.grid[1]
-        seen = sum(patches if self.sees_all(block) else self.window**2 for block in range(self.layers))
-        return Flops(
-            weights=2.0 * self.layers * patches * (4 * self.hidden**2 + 3 * self.hidden * self.ffn),
-            mixing=4.0 * patches * seen * self.hidden,
-            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
-        )
+        kinds = {whole: self._block(Forward(setting), patches, whole) for whole in (False, True)}
+        blocks = [kinds[self.sees_all(block)] for block in range(self.layers)]
+        return (self._embedding(Forward(setting), patches), *blocks)
+
+    def _embedding(self, f: Forward, patches: int) -> Cost:
+        """With the class token's position: the table has it, and no tile uses it."""
+        rows, columns = self.table
+        f.weigh((rows * columns + 1) * self.hidden)
+        f.add(f.product(normalised(f, patches * self.patch_size**2, patches), self.hidden))
+        return f.cost()
+
+    def _block(self, f: Forward, patches: int, whole: bool) -> Cost:
+        x = f.given(patches, self.hidden)
+        normed = f.norm(x)
+        attended = self._attended(f, normed if whole else f.copy(normed), patches if whole else self.window**2)
+        f.until_here(normed)
+        x = f.add(x, attended if whole else f.copy(attended))
+        f.add(x, self._gated(f, f.norm(x)))
+        return f.cost()
+
+    def _attended(self, f: Forward, x: Values, seen: int) -> Values:
+        """With rotary positions; keys have no bias."""
+        raw = [f.product(x, self.hidden, bias) for bias in (True, False, True)]
+        q, k = (_rotated(f, each) for each in raw[:2])
+        f.until_here(*raw[:2])
+        out = f.product(f.attention(q, k, raw[2], self.heads, seen), self.hidden)
+        f.until_here(x, raw[2])
+        return out
+
+    def _gated(self, f: Forward, x: Values) -> Values:
+        gate = f.activation(f.product(x, self.ffn))
+        out = f.product(f.norm(f.times(gate, f.product(x, self.ffn))), self.hidden)
+        f.until_here(x)
+        return out
 
     def build(self, ctx: BuildContext) -> Eva02Model:
         """The encoder, weights not drawn."""
         from .eva02_model import Eva02Model
 
         return Eva02Model(self, ctx)
+
+
+def _rotated(f: Forward, x: Values) -> Values:
+    """x cos + turned(x) sin, where sine and cosine are float32: timm's apply_rot_embed."""
+    along = f.copy(x, size=4)
+    across = f.copy(f.copy(x), size=4)
+    return f.copy(f.add(along, across), size=f.size)

@@ -11,7 +11,7 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
 from .base import Encoder
@@ -45,12 +45,8 @@ class Expert(Encoder, ABC):
         """The feature maps of one tile."""
 
     @abstractmethod
-    def parameters(self) -> int:
-        """Parameters of what is built."""
-
-    @abstractmethod
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile."""
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """As Encoder's."""
 
     @abstractmethod
     def build(self, ctx: BuildContext) -> Module:

@@ -11,9 +11,11 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost, Setting
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape
+from ..tower_costs import Forward, Values, normalised, rms_norm
 from .base import Encoder
 
 if TYPE_CHECKING:
@@ -81,24 +83,63 @@ class InternViT(Encoder):
         """Width of queries, of keys and of values, dummy heads included."""
         return self.hidden // self.heads * (self.heads + self.dummy_heads)
 
-    def parameters(self) -> int:
-        """Parameters of the encoder, dummy heads included."""
-        width, padded = self.hidden, self.padded
-        embedding = 3 * self.patch_size**2 * width + width + width + (prod(self.table) + 1) * width
-        attention = (4 * padded + 1) * width + padded * (3 * self.qkv_bias + 2 * self.qk_norm)
-        mlp = 2 * width * self.ffn + self.ffn + width
-        norms = 2 * width * (1 if self.norm == "rms" else 2)
-        return embedding + self.layers * (attention + mlp + norms + 2 * width)  # two layer scales
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: every patch and the class token see each other. Dummy heads are work as any."""
+        tokens = prod(self.grid) + 1
+        layer = self._layer(Forward(setting), tokens, setting.tp)
+        return (self._embedding(Forward(setting), tokens), *[layer] * self.layers)
+
+    def _embedding(self, f: Forward, tokens: int) -> Cost:
+        f.weigh((prod(self.table) + 2) * self.hidden)
+        x = f.product(normalised(f, (tokens - 1) * self.patch_size**2, tokens - 1), self.hidden)
+        f.copy(f.add(f.make(tokens, self.hidden, x)))
+        return f.cost()
+
+    def _layer(self, f: Forward, tokens: int, tp: int) -> Cost:
+        x = f.given(tokens, self.hidden)
+        x = self._added(f, x, self._attended(f, self._normed(f, x), self.padded // tp, tp))
+        self._added(f, x, self._widened(f, self._normed(f, x), self.ffn // tp))
+        return f.cost()
+
+    def _attended(self, f: Forward, x: Values, width: int, tp: int) -> Values:
+        """By this process' heads, summed over all processes'; `width` is theirs."""
+        qkv = f.product(x, 3 * width, self.qkv_bias)
+        q, k = (self._head_norm(f, qkv, width) if self.qk_norm else qkv for _ in range(2))
+        heads = (self.heads + self.dummy_heads) // tp
+        out = f.exchange(f.product(f.attention(q, k, qkv, heads, x.rows), self.hidden, bias=False))
+        f.until_here(x, qkv, q, k)
+        return out
+
+    def _head_norm(self, f: Forward, qkv: Values, width: int) -> Values:
+        """The module's JointHeadNorm, of what `width` channels of qkv hold."""
+        f.weigh(width)
+        flat = f.make(qkv.rows, width, qkv, size=4)
+        squares = f.make(qkv.rows, width, flat, keeps=(flat,), size=4)
+        root = f.make(qkv.rows, 1, squares, size=4)
+        wide = f.make(qkv.rows, width, flat, root, keeps=(flat, root), size=4)
+        normed = f.copy(wide, size=f.size)
+        scaled = f.make(qkv.rows, width, normed, keeps=(normed,))
+        f.until_here(flat, wide)
+        return scaled
+
+    def _widened(self, f: Forward, x: Values, ffn: int) -> Values:
+        """The MLP, its ffn split; the last bias is added elsewhere."""
+        wide = f.add(f.product(x, ffn))
+        out = f.exchange(f.product(f.activation(wide), self.hidden, bias=False))
+        f.until_here(x)
+        return out
+
+    def _added(self, f: Forward, residual: Values, x: Values) -> Values:
+        """With a bias, times the layer scale, to the residual."""
+        f.weigh(self.hidden)
+        return f.add(residual, f.scale(f.add(x)))
+
+    def _normed(self, f: Forward, x: Values) -> Values:
+        return rms_norm(f, x) if self.norm == "rms" else f.norm(x)
 
     def flops(self) -> Flops:
-        """Forward FLOPs of one tile: every patch and the class token see each other. Dummy heads are no work."""
-        patches = self.grid[0] * self.grid[1]
-        tokens = patches + 1
-        return Flops(
-            weights=2.0 * self.layers * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.ffn),
-            mixing=4.0 * self.layers * tokens**2 * self.hidden,
-            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
-        )
+        """Forward FLOPs of one tile. Dummy heads are no work."""
+        return super(InternViT, self.model_copy(update={"dummy_heads": 0})).flops()
 
     def check(self, parallel: Parallel) -> None:
         """Raise ConfigError where this encoder cannot be split over `parallel`."""

@@ -8,9 +8,10 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
+from ..tower_costs import Forward, Values, self_attention
 from .expert import Expert
 
 if TYPE_CHECKING:
@@ -65,24 +66,57 @@ class Pix2Struct(Expert):
         """The one feature map of a tile: the last layer's, normed."""
         return (MapShape(self.name, -1, *self.grid, self.hidden),)
 
-    def parameters(self) -> int:
-        """Parameters; its layers have no bias."""
-        width = self.hidden
-        embedding = (3 * self.patch_size**2 + 1 + 2 * self.positions) * width
-        layer = 4 * width**2 + 3 * width * self.ffn + 2 * width
-        return embedding + self.layers * layer + width
-
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile: every patch sees every other. Scaling the pixels is not counted."""
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: every patch sees every other. No linear but the first has a bias."""
         patches = self.grid[0] * self.grid[1]
-        return Flops(
-            weights=2.0 * self.layers * patches * (4 * self.hidden**2 + 3 * self.hidden * self.ffn),
-            mixing=4.0 * self.layers * patches**2 * self.hidden,
-            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
-        )
+        layer, last = self._layer(Forward(setting), patches), Forward(setting)
+        _normed(last, last.given(patches, self.hidden))
+        return (self._embedding(Forward(setting), patches), *[layer] * self.layers, last.cost())
+
+    def _embedding(self, f: Forward, patches: int) -> Cost:
+        """After scaling in float32, whose products are not counted."""
+        f.weigh(2 * self.positions * self.hidden)
+        tile = f.given(self.image_size**2, 3, size=1, learns=False)
+        wide = f.copy(tile, size=4)
+        scaled = f.make(patches * self.patch_size**2, 3, wide, size=4)
+        normed = f.copy(scaled, size=4)
+        f.until_here(scaled)
+        vectors = f.make(patches, 3 * self.patch_size**2, f.copy(normed, size=4))
+        f.until_here(wide, normed)
+        f.add(f.product(vectors, self.hidden))
+        return f.cost()
+
+    def _layer(self, f: Forward, patches: int) -> Cost:
+        x = f.given(patches, self.hidden)
+        x = f.add(self_attention(f, _normed(f, x), self.heads, patches, bias=False), x)
+        normed = _normed(f, x)
+        gate = _gelu(f, f.product(normed, self.ffn, bias=False))
+        wide = f.times(gate, f.product(normed, self.ffn, bias=False))
+        f.until_here(gate)
+        f.add(f.product(wide, self.hidden, bias=False), x)
+        f.until_here(normed)
+        return f.cost()
 
     def build(self, ctx: BuildContext) -> Pix2StructModel:
         """The encoder on transformers' layers, weights not drawn."""
         from .pix2struct_model import Pix2StructModel
 
         return Pix2StructModel(self, ctx)
+
+
+def _normed(f: Forward, x: Values) -> Values:
+    """transformers' Pix2StructLayerNorm: a norm without mean and bias, in float32."""
+    f.weigh(int(x.width))
+    wide = f.copy(x, size=4)
+    root = f.make(x.rows, 1, f.make(x.rows, x.width, wide, keeps=(wide,), size=4), size=4)
+    normed = f.copy(f.make(x.rows, x.width, x, root, keeps=(x, root), size=4), size=f.size)
+    return f.make(x.rows, x.width, normed, keeps=(normed,))
+
+
+def _gelu(f: Forward, x: Values) -> Values:
+    """x / 2 * (1 + tanh(c (x + d x**3))), operation by operation: transformers' NewGELUActivation."""
+    half = f.copy(x)
+    cube = f.make(x.rows, x.width, x, keeps=(x,))
+    inner = f.copy(f.add(x, f.copy(cube)))
+    tanh = f.copy(inner)
+    return f.times(half, f.make(x.rows, x.width, tanh, keeps=(tanh,)))

@@ -8,13 +8,17 @@ from pydantic import model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward, gelu, mlp, normalised, quick_gelu, self_attention
 from .expert import PatchExpert
 
 if TYPE_CHECKING:
     from ..contracts import BuildContext
     from .replicated_model import ReplicatedViT
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu_pytorch_tanh": gelu}
 
 
 class Replicated(PatchExpert):
@@ -82,23 +86,31 @@ class Replicated(PatchExpert):
         """Whether the deepest features have passed the norm after the last layer."""
         return self.exit_norm and self.depth == self.layers
 
-    def parameters(self) -> int:
-        """Parameters of what is built."""
-        width, (rows, columns) = self.hidden, self.table
-        positions = rows * columns + self.trained_with_class_token
-        embedding = (3 * self.patch_size**2 + self.patch_bias + self.class_tokens + positions) * width
-        layer = 4 * width**2 + 4 * width + 2 * width * self.ffn + self.ffn + width + 4 * width  # two norms with bias
-        return embedding + self.depth * layer + 2 * width * (self.entry_norm + self.ends_in_norm)
-
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile: every patch, and the class token where one is in the layers, see each other."""
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: every patch, and the class token where one is in the layers, see each other."""
         patches = self.grid[0] * self.grid[1]
-        tokens = patches + self.class_tokens
-        return Flops(
-            weights=2.0 * self.depth * tokens * (4 * self.hidden**2 + 2 * self.hidden * self.ffn),
-            mixing=4.0 * self.depth * tokens**2 * self.hidden,
-            entrance=2.0 * patches * 3 * self.patch_size**2 * self.hidden,
-        )
+        layers = [self._layer(Forward(setting), patches + self.class_tokens)] * self.depth
+        return (self._embedding(Forward(setting), patches), *layers, *self._exit(Forward(setting), patches))
+
+    def _embedding(self, f: Forward, patches: int) -> Cost:
+        rows, columns = self.table
+        f.weigh((rows * columns + self.trained_with_class_token + self.class_tokens) * self.hidden)
+        x = f.product(normalised(f, patches * self.patch_size**2, patches), self.hidden, self.patch_bias)
+        x = f.make(patches + self.class_tokens, self.hidden, x) if self.class_tokens else x
+        x = f.add(x)
+        return (f.norm(x) and f.cost()) if self.entry_norm else f.cost()
+
+    def _layer(self, f: Forward, tokens: int) -> Cost:
+        x = f.given(tokens, self.hidden)
+        x = f.add(x, self_attention(f, f.norm(x), self.heads, tokens))
+        f.add(x, mlp(f, f.norm(x), self.ffn, self.hidden, ACTIVATIONS[self.activation]))
+        return f.cost()
+
+    def _exit(self, f: Forward, patches: int) -> tuple[Cost, ...]:
+        if not self.ends_in_norm:
+            return ()
+        f.norm(f.given(patches + self.class_tokens, self.hidden))
+        return (f.cost(),)
 
     def build(self, ctx: BuildContext) -> ReplicatedViT:
         """The encoder on transformers' layers, weights not drawn."""

@@ -1,0 +1,237 @@
+"""What a part of a tower costs, told as its module's forward pass: one operation after another. Loads no torch.
+
+A spec writes down what its module does, and everything else follows from that: parameters, FLOPs, what autograd keeps
+(a product its input, an activation its input, attention its queries, keys, values and what comes out), and what is
+there at one time at most. A tensor that several operations keep counts once, as does its memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from .costs import Cost, Setting
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Values:
+    """A tensor, the same as itself alone. size: bytes of an element. learns: whether it has a gradient."""
+
+    rows: float
+    width: float
+    size: float
+    learns: bool = True
+
+    @property
+    def bytes(self) -> float:
+        """Its memory."""
+        return self.rows * self.width * self.size
+
+
+class Step(NamedTuple):
+    """An operation. passes: the gradients of what it reads are that of what it makes, and no memory of their own."""
+
+    reads: tuple[Values, ...]
+    makes: tuple[Values, ...]
+    keeps: tuple[Values, ...]
+    passes: bool
+
+
+class Forward:
+    """A forward pass on one process, written down operation by operation: each takes tensors and gives one."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.size = setting.size
+        self._given: list[Values] = []
+        self._steps: list[Step] = []
+        self._sums: Counter[str] = Counter()  # by the names of Cost's fields
+
+    def given(self, rows: float, width: float, size: float | None = None, learns: bool = True) -> Values:
+        """What goes in: somebody else's, and there to the end."""
+        values = Values(rows, width, size or self.size, learns)
+        self._given.append(values)
+        return values
+
+    def make(
+        self,
+        rows: float,
+        width: float,
+        *reads: Values,
+        keeps: Iterable[Values] = (),
+        size: float | None = None,
+        passes: bool = False,
+        extra: Iterable[Values] = (),
+    ) -> Values:
+        """Any operation that only reads and writes. extra: small tensors that it makes and keeps."""
+        made = Values(rows, width, size or self.size, not reads or any(values.learns for values in reads))
+        self._note(reads, made, keeps, passes, extra)
+        self._sums["moved"] += made.bytes + sum(values.bytes for values in reads)
+        return made
+
+    def _note(
+        self,
+        reads: tuple[Values, ...],
+        made: Values,
+        keeps: Iterable[Values],
+        passes: bool = False,
+        extra: Iterable[Values] = (),
+    ) -> None:
+        extra = tuple(extra)
+        self._steps.append(Step(reads, (made, *extra), (*keeps, *extra), passes))
+
+    def weigh(self, parameters: int) -> None:
+        """Parameters that no operation below counts."""
+        self._sums["weights"] += parameters
+
+    def product(self, x: Values, width: int, bias: bool = True) -> Values:
+        """[rows, x.width] times a weight, and a bias."""
+        self.weigh((int(x.width) + bias) * width)
+        return self.convolution(x, x.rows, width, x.width)
+
+    def convolution(self, x: Values, rows: float, width: float, seen: float) -> Values:
+        """`seen` multiply-adds to each of rows * width values. Its weights are not counted."""
+        made = Values(rows, width, self.size)
+        self._note((x,), made, keeps=(x,))
+        self._sums["products"] += 2 * rows * width * seen
+        return made
+
+    def norm(self, x: Values, vectors: int = 2) -> Values:
+        """LayerNorm, with weight and bias: of each row it keeps two numbers."""
+        self.weigh(int(vectors * x.width))
+        return self.make(x.rows, x.width, x, keeps=(x,), extra=(Values(x.rows, 2, self.size),))
+
+    def activation(self, x: Values) -> Values:
+        """GELU or SiLU in one operation."""
+        return self.make(x.rows, x.width, x, keeps=(x,))
+
+    def scale(self, x: Values) -> Values:
+        """Times a weight to each channel."""
+        self.weigh(int(x.width))
+        return self.make(x.rows, x.width, x, keeps=(x,))
+
+    def times(self, x: Values, y: Values) -> Values:
+        """Each value with its counterpart."""
+        return self.make(x.rows, x.width, x, y, keeps=(x, y))
+
+    def add(self, x: Values, *others: Values) -> Values:
+        """Of the shape of x; what is added may be the same for all rows."""
+        return self.make(x.rows, x.width, x, *others, size=max(each.size for each in (x, *others)), passes=True)
+
+    def copy(self, x: Values, size: float | None = None) -> Values:
+        """In another order or precision."""
+        return self.make(x.rows, x.width, x, size=size or x.size)
+
+    def attention(self, q: Values, k: Values, v: Values, heads: int, seen: float) -> Values:
+        """Of which each row sees `seen` others: torch's scaled_dot_product_attention, no scores in memory. Where q, k
+        and v are one product's, they are one tensor."""
+        width = min(x.width for x in (q, k, v))
+        made = Values(q.rows, width, self.size)
+        sums = Values(q.rows, heads, 4)  # a logarithm for each row and head
+        self._note(tuple({q: None, k: None, v: None}), made, (q, k, v, made), extra=(sums,))
+        self.mixes(4 * q.rows * seen * width)
+        return made
+
+    def mixes(self, flops: float) -> None:
+        """FLOPs of activations with each other."""
+        self._sums["mixing"] += flops
+
+    def exchange(self, x: Values) -> Values:
+        """Summed over the tensor-parallel processes, in place."""
+        self._sums["exchanged"] += x.bytes
+        return x
+
+    def until_here(self, *values: Values) -> None:
+        """Somebody holds these, though nothing reads them: a caller's variable."""
+        self._steps.append(Step(values, (), (), passes=True))
+
+    def cost(self, part: str = "") -> Cost:
+        """All of it."""
+        kept = {values for step in self._steps for values in step.keeps}
+        total = sum(values.bytes for values in kept)
+        forward, backward = self._peak(kept) - total, self._backward()
+        entrance = sum(values.bytes for values in self._given)
+        sums = {name: self._sums[name] for name in ("weights", "products", "mixing", "moved", "exchanged")}
+        return Cost(
+            **sums, kept=total, spare=max(forward, backward), alone=self._peak(()), entrance=entrance, part=part
+        )
+
+    def _peak(self, kept: Collection[Values]) -> float:
+        """Bytes at the worst moment of the forward pass, when a tensor goes after its last reader, but for the kept."""
+        last = {values: i for i, step in enumerate(self._steps) for values in (*step.makes, *step.reads)}
+        last |= dict.fromkeys((*self._given, *kept), len(self._steps))
+        live = worst = sum(values.bytes for values in self._given)
+        for i, step in enumerate(self._steps):
+            live += sum(values.bytes for values in step.makes)
+            worst = max(worst, live)
+            live -= sum(values.bytes for values in {*step.makes, *step.reads} if last[values] == i)
+        return worst
+
+    def _backward(self) -> float:
+        """Bytes of gradients at the worst moment, less those of what has been let go by then."""
+        keepers = Counter(values for step in self._steps for values in set(step.keeps))
+        steps = [step for step in self._steps if step.makes]
+        gradients = {steps[-1].makes[0]: steps[-1].makes[0].bytes}
+        let_go = worst = 0.0
+        for step in reversed(steps):
+            new = [values for values in step.reads if values.learns and values not in gradients]
+            gradients |= {values: 0.0 if step.passes else values.bytes for values in new}
+            worst = max(worst, sum(gradients.values()) - let_go)
+            own = gradients.pop(step.makes[0], 0.0)
+            if step.passes and new:
+                gradients[new[0]] = own
+            keepers.subtract(set(step.keeps))
+            let_go += sum(values.bytes for values in set(step.keeps) if not keepers[values])
+        return worst
+
+
+def normalised(f: Forward, pixels: float, patches: float) -> Values:
+    """A tile of `pixels` as so many patch vectors: kernels/tile_normalise.py in plain torch."""
+    tile = f.given(pixels, 3, size=1, learns=False)
+    values = f.copy(f.copy(tile, size=4), size=4)  # from bytes, and each step of the arithmetic takes the last one's
+    ordered = f.copy(values, size=4)
+    vectors = f.make(patches, 3 * pixels / patches, ordered)
+    f.until_here(values)
+    return vectors
+
+
+def rms_norm(f: Forward, x: Values) -> Values:
+    """torch's RMSNorm, which is several operations of plain torch: it keeps its input twice over, in float32."""
+    f.weigh(int(x.width))
+    wide = f.copy(x, size=4)
+    root = f.make(x.rows, 1, f.make(x.rows, x.width, wide, keeps=(wide,), size=4), size=4)
+    normed = f.make(x.rows, x.width, wide, root, keeps=(wide, root), size=4)
+    scaled = f.make(x.rows, x.width, normed, keeps=(normed,), size=4)
+    return f.copy(scaled, size=f.size)
+
+
+def mlp(f: Forward, x: Values, hidden: int, width: int, activation: Callable[[Forward, Values], Values]) -> Values:
+    """Linear, activation, linear, with biases."""
+    out = f.product(activation(f, f.product(x, hidden)), width)
+    f.until_here(x)
+    return out
+
+
+def gelu(f: Forward, x: Values) -> Values:
+    """In one operation."""
+    return f.activation(x)
+
+
+def quick_gelu(f: Forward, x: Values) -> Values:
+    """x * sigmoid(1.702 x), operation by operation."""
+    return f.times(x, f.make(x.rows, x.width, f.copy(x)))
+
+
+def self_attention(f: Forward, x: Values, heads: int, seen: float, bias: bool = True) -> Values:
+    """Queries, keys and values by a product each, and a last one."""
+    width = int(x.width)
+    q, k, v = (f.product(x, width, bias) for _ in range(3))
+    out = f.product(f.attention(q, k, v, heads, seen), width, bias)
+    f.until_here(x, q, k, v)
+    return out
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """One after the other."""
+    return sum(costs, Cost())
