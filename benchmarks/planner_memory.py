@@ -1,0 +1,132 @@
+"""Memory of the shipped recipes: formulas against the trace of their code, at each stage's own layout.
+
+    OMP_NUM_THREADS=1 python benchmarks/planner_memory.py [RECIPE ...]
+
+walks the first rank of the first, middle and last pipeline stage (all recipes: half an hour of CPU), keeps what it
+found in planner_memory.json beside this file, and writes planner_memory.md. `--table` writes the table anew from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from megavlm.megatron_mm.data.build import StageData
+from megavlm.megatron_mm.planning.contracts import Memory
+from megavlm.megatron_mm.planning.estimate import Task
+from megavlm.megatron_mm.planning.hardware import find_gpu
+from megavlm.megatron_mm.planning.load import load_of
+from megavlm.megatron_mm.planning.memory import ranks
+from megavlm.megatron_mm.planning.published import plans
+from megavlm.platform.config import load_recipe
+
+FOUND = Path(__file__).with_suffix(".json")
+RESULT = Path(__file__).with_suffix(".md")
+STEP = ("look", "schedule", "learn", "finish")  # on a GPU the update is one kernel, without our CPU optimizer's copies
+GB, BOUND = 1e9, 0.05
+HEAD = """# Memory by formulas and by trace
+
+{when}, {machine}; `python benchmarks/planner_memory.py`. The shipped recipes at the layouts that they have, on as many
+GPUs as docs/plans.md has of them, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the
+first, middle and last pipeline stage, at the fullest moment of a step before the optimizer's update. No weights are
+drawn and no GPU is asked: the trace walks the recipe's own code on fake tensors.
+
+A trace is a CPU's: RMSNorm is several operations there, which keep 10 bytes of each hidden value where the one kernel
+that torch has with CUDA keeps 4. Formulas are compared with that; `on a GPU` is what they say with the one kernel,
+which is what `megavlm plan` uses.
+
+{summary}
+
+| recipe | stage | GPUs | pipeline stage | trace | formulas | error | on a GPU | fullest in |
+|---|---|---:|---:|---:|---:|---:|---:|---|
+"""
+
+
+def main() -> None:
+    """Walk what is asked for, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*")
+    parser.add_argument("--table", action="store_true", help="walk nothing")
+    args = parser.parse_args()
+    if not args.table:
+        for recipe in args.recipes or sizes():
+            walk(recipe)
+    RESULT.write_text(table(known()))
+
+
+def sizes() -> dict[str, int]:
+    """How many GPUs each recipe gets."""
+    return {plan.recipe: plan.gpus for plan in plans() if not plan.changes}
+
+
+def known() -> dict[str, Any]:
+    """What traces found, by recipe, stage and pipeline stage."""
+    return json.loads(FOUND.read_text()) if FOUND.exists() else {}
+
+
+def walk(recipe: str) -> None:
+    """Every stage of a recipe that trains."""
+    world = sizes()[recipe]
+    for stage in load_recipe(recipe).section("stages").root:
+        spec = StageData.of(load_recipe(recipe), stage)
+        for place in places(spec):
+            found = known() | {f"{recipe} {stage} {place}": {"world": world} | traced(spec, place, world)}
+            FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def places(spec: StageData) -> list[int]:
+    """Pipeline stages: the first, the one in the middle, the last."""
+    pp = spec.stage.parallel.pp
+    return sorted({0, pp // 2, pp - 1})
+
+
+def traced(spec: StageData, place: int, world: int) -> dict[str, Any]:
+    """Parameters, and bytes at the fullest moment of each phase."""
+    from megavlm.megatron_mm.tracing.rank import trace_rank  # loads torch
+
+    trace = trace_rank(spec, place * world // spec.stage.parallel.pp, world, load_of(spec))
+    peaks = {peak.phase: peak.total for peak in trace.peaks}
+    return {"parameters": trace.parameters, "standing": trace.standing, "peaks": peaks, "seconds": trace.seconds}
+
+
+def told(recipe: str, stage: str, world: int, composed: bool) -> tuple[Memory, ...]:
+    """The formulas' ranks."""
+    spec = StageData.of(load_recipe(recipe), stage)
+    task = Task.of(spec, load_of(spec))
+    return ranks(task.job(find_gpu("h100"), world, task.layout), task.model, composed)
+
+
+def table(found: dict[str, Any]) -> str:
+    """The page's text."""
+    rows = list(rows_of(found))
+    errors = [abs(error) for _, error in rows]
+    within = sum(error <= BOUND for error in errors)
+    summary = (
+        f"{within} of {len(rows)} ranks within {BOUND:.0%}; median error {statistics.median(errors):.1%}, "
+        f"worst {max(errors):.1%}."
+    )
+    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    head = HEAD.format(when=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine, summary=summary)
+    return head + "".join(row for row, _ in rows)
+
+
+def rows_of(found: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """(a row, its error)."""
+    for name, of in found.items():
+        recipe, stage, place = name.split()
+        phase = max(STEP, key=lambda each: of["peaks"].get(each, 0))
+        trace = of["peaks"][phase]
+        composed, fused = (told(recipe, stage, of["world"], each)[int(place)].total for each in (True, False))
+        error = composed / trace - 1
+        figures = [f"{trace / GB:.2f}", f"{composed / GB:.2f}", f"{error:+.1%}", f"{fused / GB:.2f}", phase]
+        yield "| " + " | ".join([recipe, stage, str(of["world"]), place, *figures]) + " |\n", error
+
+
+if __name__ == "__main__":
+    main()
