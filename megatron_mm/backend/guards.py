@@ -21,18 +21,27 @@ def check_stage(model: ModelConfig, stage: Stage, where: str = "stage", elsewher
 
     `elsewhere`: it will run on other machines, so that what is installed on this one does not matter.
     """
+    check_axes(model, stage, where)
+    check_parts(model, stage, where)
+    if not elsewhere:
+        require_precision(stage.precision, where)
+        require_checkpointing()
+    require_fp8_sizes(model, stage, where)
+
+
+def check_axes(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
+    """Raises ConfigError where one of the model's axes cannot be split over the stage's layout."""
     try:
         check_layout(model, stage.parallel)
     except ConfigError as error:
         raise ConfigError(error.what, where=f"{where}.{error.where or 'parallel'}", fix=error.fix) from None
+
+
+def check_parts(model: ModelConfig, stage: Stage, where: str = "stage") -> None:
+    """Raises ConfigError where the stage names a part that the model has not, or trains nothing."""
     for key, parts in (("train", stage.train), ("fresh", stage.fresh), ("optimizer.groups", stage.optimizer.groups)):
         model.require_parts(parts, f"{where}.{key}")
     require_trainable(model, stage.train, where)
-    if not elsewhere:
-        require_precision(stage.precision, where)
-        require_checkpointing()
-    if stage.precision in RECIPES:
-        require_fp8_sizes(model, stage, where)
 
 
 def require_trainable(model: ModelConfig, train: Sequence[str], where: str = "stage") -> None:
@@ -60,6 +69,8 @@ def require_fp8_sizes(model: ModelConfig, stage: Stage, where: str = "stage") ->
     Both are meant after the split, and would fail only once the first step runs. An encoder's rows are filled up when
     it runs.
     """
+    if stage.precision not in RECIPES:
+        return
     parallel, of = stage.parallel, MULTIPLES[RECIPES[stage.precision]]
     for axis in ("encoder", "decoder"):
         for key, size, split in getattr(model, axis).fp8_widths(parallel):

@@ -41,11 +41,16 @@ def check_world(name: str, parallel: Parallel, nodes: int, nproc: int) -> None:
 
 def check_sizes(name: str, stage: Stage, model: ModelConfig, world: int, elsewhere: bool = False) -> None:
     """What the backend asks of a stage, and all that must divide something else; raises ConfigError with a fix."""
-    where, mixture = f"stages.{name}", stage.mixture
-    check_stage(model, stage, where, elsewhere)
-    _check_overlap(stage.parallel, world, where)
+    check_stage(model, stage, f"stages.{name}", elsewhere)
+    check_lengths(name, stage, model, world)
     if stage.deterministic and not elsewhere:
-        require_environment(where, os.environ)
+        require_environment(f"stages.{name}", os.environ)
+
+
+def check_lengths(name: str, stage: Stage, model: ModelConfig, world: int) -> None:
+    """That packs divide over the layout and the decoder knows their positions; raises ConfigError with a fix."""
+    where, mixture = f"stages.{name}", stage.mixture
+    _check_overlap(stage.parallel, world, where)
     for what, size, by, divisor in _divisions(stage):
         if size % divisor:
             raise ConfigError(
