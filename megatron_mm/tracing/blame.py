@@ -13,6 +13,8 @@ from megavlm.platform.errors import ConfigError, MegaVLMError
 
 from ..parts import OWNERS
 
+BESIDE = ("torch.", "torch._", __package__)  # whose lines say nothing of the model
+
 
 def explained(error: Exception, rank: str, stage: str) -> ConfigError:
     """The error as one of the recipe: what failed and of which sizes, on which rank in which module, what to change.
@@ -69,7 +71,7 @@ def _said(error: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
-    """Module and line of the innermost frame that is not torch's."""
+    """Module and line of the innermost frame that is neither torch's nor the trace's own."""
     found = [(f.f_globals.get("__name__", ""), line) for f, line in traceback.walk_tb(error.__traceback__)]
-    ours = [f"{name}:{line}" for name, line in found if name.split(".")[0] != "torch"]
-    return ours[-1]
+    ours = [f"{name}:{line}" for name, line in found if not name.startswith(BESIDE)]
+    return ours[-1] if ours else ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from megavlm.platform.config import Recipe
@@ -17,6 +20,8 @@ from .rank import trace_rank
 if TYPE_CHECKING:
     from ..planning.contracts import Load
 
+GPUS = "CUDA_VISIBLE_DEVICES"
+
 
 def trace_stages(recipe: Recipe, stages: Iterable[str], world: int) -> dict[str, tuple[RankTrace, ...]]:
     """The traces of a recipe's stages that train, by name, each with the load that is known or assumed of it."""
@@ -29,7 +34,21 @@ def trace_job(spec: StageData, world: int, load: Load) -> tuple[RankTrace, ...]:
 
     Raises ConfigError for whatever fails on one, naming rank, pipeline stage, module and sizes.
     """
-    return tuple(_walk(spec, rank, world, load) for rank in distinct_ranks(spec, world, load))
+    with _quietly():
+        return tuple(_walk(spec, rank, world, load) for rank in distinct_ranks(spec, world, load))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without GPUs, which a trace must not touch, and without what torch and megatron-core warn of at every rank."""
+    seen = os.environ.get(GPUS)
+    os.environ[GPUS] = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ.pop(GPUS) if seen is None else os.environ.__setitem__(GPUS, seen)
 
 
 def _walk(spec: StageData, rank: int, world: int, load: Load) -> RankTrace:
