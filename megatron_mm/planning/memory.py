@@ -18,28 +18,33 @@ from .pipeline import held_layers, in_flight
 from .tower_memory import Moment, Tower, tower_of_job
 
 if TYPE_CHECKING:
-    from ..config import ModelConfig
+    from ..config import ModelConfig, Parallel
 
 FLOAT32 = 4
 MOMENTS = 2 * FLOAT32  # Adam's, of each number
 GATHERED = 2  # layers whose weights are whole at once, where they are sharded: the one at work and the next
 
 
-def ranks(job: Job, model: ModelConfig, composed_norms: bool = False) -> tuple[Memory, ...]:
+def ranks(
+    job: Job, model: ModelConfig, composed_norms: bool = False, heavy: Pieces | None = None
+) -> tuple[Memory, ...]:
     """The first tensor-parallel rank of each pipeline stage, with packs as heavy as the load's heaviest.
 
-    composed_norms: as on a CPU, and so in a trace (costs.Setting).
+    composed_norms: as on a CPU, and so in a trace (costs.Setting). heavy: `heavy_pieces`, where they are at hand.
     """
-    setting = setting_of(job, composed_norms)
-    heavy = dataclasses.replace(job.load, of=job.load.most)
-    pieces = pieces_of(model, heavy, setting, job.recompute)
+    pieces = heavy or heavy_pieces(job, model, composed_norms)
     return tuple(rank(job, pieces, tower_of_job(job, model, pieces, stage), stage) for stage in range(job.parallel.pp))
 
 
-def setting_of(job: Job, composed_norms: bool = False) -> Setting:
-    """How a job runs, as far as costs depend on it."""
-    of = job.parallel
-    return Setting(of.tp, of.cp, of.sequence_parallel, FLOAT32 if job.precision == "fp32" else 2, composed_norms)
+def heavy_pieces(job: Job, model: ModelConfig, composed_norms: bool = False) -> Pieces:
+    """Of the load's heaviest pack."""
+    load = dataclasses.replace(job.load, of=job.load.most)
+    return pieces_of(model, load, setting_of(job.parallel, job.precision, composed_norms), job.recompute)
+
+
+def setting_of(of: Parallel, precision: str, composed_norms: bool = False) -> Setting:
+    """How a stage runs, as far as costs depend on it."""
+    return Setting(of.tp, of.cp, of.sequence_parallel, FLOAT32 if precision == "fp32" else 2, composed_norms)
 
 
 def rank(job: Job, pieces: Pieces, tower: Tower, stage: int) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 
 from ..config import Parallel
@@ -12,13 +13,13 @@ Chunks = list[list[int]]  # of one stage: numbers of the decoder's layers, from 
 
 
 def held_layers(parallel: Parallel, layers: int) -> list[Chunks]:
-    """Of each pipeline stage, for sizes that `layout.require_stages` lets pass.
+    """Of each pipeline stage. What does not divide, `layout.require_stages` refuses; here the first get one more.
 
     The layers are dealt out chunk by chunk: stage after stage gets its first chunk, then its second.
     """
-    sizes = [size // parallel.vp for size in stage_sizes(parallel, layers)]
+    sizes = [shares(size, parallel.vp) for size in stage_sizes(parallel, layers)]
     numbers: Iterator[int] = iter(range(layers))
-    dealt = [[list(islice(numbers, size)) for size in sizes] for _ in range(parallel.vp)]
+    dealt = [[list(islice(numbers, size[chunk])) for size in sizes] for chunk in range(parallel.vp)]
     return [list(chunks) for chunks in zip(*dealt, strict=True)]
 
 
@@ -26,11 +27,16 @@ def stage_sizes(parallel: Parallel, layers: int) -> list[int]:
     """How many layers each pipeline stage holds: the first and the last what is said of them, the others alike."""
     told = {0: parallel.first_stage_layers, parallel.pp - 1: parallel.last_stage_layers}
     said = {stage: count for stage, count in told.items() if count is not None}
-    between = parallel.pp - len(said)
-    even = (layers - sum(said.values())) // between if between else 0
-    return [said.get(stage, even) for stage in range(parallel.pp)]
+    others = iter(shares(layers - sum(said.values()), parallel.pp - len(said)))
+    return [said[stage] if stage in said else next(others) for stage in range(parallel.pp)]
 
 
+def shares(count: int, of: int) -> list[int]:
+    """So many things over `of` places, as evenly as they go: the first have one more."""
+    return [count // of + (place < count % of) for place in range(of)]
+
+
+@cache
 def in_flight(parallel: Parallel, micro_batches: int, stage: int) -> list[int]:
     """Of each chunk of a stage: micro-batches whose activations are kept when these are most, of all chunks together.
 
