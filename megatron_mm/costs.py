@@ -19,7 +19,8 @@ class Cost:
     spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights.
     mixing: forward FLOPs of attention, as the kernel does them. moved: what all other operations read and write in the
     forward pass. exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass,
-    each counted whole. handed: keys and values that context parallelism gathers there. alone: what it needs at one
+    each counted whole. handed: keys and values that context parallelism gathers there. operands: numbers that go into
+    products and come out of them there, each of which FP8 converts in one of the passes. alone: what it needs at one
     time at most, input and output included, where nothing is kept of it: as a frozen part of the tower. entrance: its
     input, which is all that is kept of it where it is computed again. part: the part of the model that a stage can
     train by itself ("encoder.sam"), where that is not the axis.
@@ -35,6 +36,7 @@ class Cost:
     moved: float = 0.0
     exchanged: float = 0.0
     handed: float = 0.0
+    operands: float = 0.0
     entrance: float = 0.0
     part: str = ""
 
@@ -51,6 +53,7 @@ class Cost:
             moved=self.moved + other.moved,
             exchanged=self.exchanged + other.exchanged,
             handed=self.handed + other.handed,
+            operands=self.operands + other.operands,
             entrance=self.entrance or other.entrance,
             part=self.part,
         )

@@ -97,6 +97,7 @@ def attention_cost(shape: LayerShape, rows: float, squares: float, setting: Sett
         mixing=4.0 * squares * shape.queries / setting.cp / setting.tp / (2 if shape.causal else 1),
         moved=each * (2 * qkv * shape.qkv_bias + 12 * rotated + 2 * shape.queries),
         exchanged=exchanged(shape.hidden, rows, setting),
+        operands=2 * own_rows(rows, setting) * shape.hidden + rows / setting.cp / setting.tp * (qkv + shape.queries),
         handed=2.0 * rows * shape.keys / setting.tp * setting.size if setting.cp > 1 else 0.0,
     )
     return norm_cost(shape.hidden, rows, setting, shape.norm_weights) + inner
@@ -117,6 +118,7 @@ def mlp_cost(shape: LayerShape, rows: float, setting: Setting) -> Cost:
         products=2.0 * held * split / setting.tp,
         moved=each * (7 if shape.gated else 2) * shape.ffn,
         exchanged=exchanged(shape.hidden, rows, setting),
+        operands=2 * own_rows(rows, setting) * shape.hidden + held / setting.tp * (shape.entered + shape.ffn),
     )
     return norm_cost(shape.hidden, rows, setting, shape.norm_weights) + inner
 

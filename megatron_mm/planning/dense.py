@@ -40,6 +40,7 @@ def job_of(point: Point) -> Job:
         pieces=pieces(point, micro),
         fsdp=point.fsdp,
         tp_overlap=point.tp_overlap,
+        attention=point.attention,
     )
 
 

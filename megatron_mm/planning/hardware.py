@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,17 @@ def gpus() -> dict[str, Gpu]:
     return {name: _gpu(name, known["reserve"], **facts) for name, facts in known["gpus"].items()}
 
 
-def find_gpu(name: str) -> Gpu:
-    """The GPU of this name; raises ConfigError, with the nearest known one, where there is none."""
+def find_gpu(name: str, per_node: int = 8) -> Gpu:
+    """The GPU of this name, so many in a machine; raises ConfigError, with the nearest known one, for no such GPU."""
     if name not in gpus():
         raise ConfigError(f"no GPU '{name}' is known", where="--gpu", fix=did_you_mean(name, gpus()))
-    return gpus()[name]
+    if per_node < 1:
+        raise ConfigError(f"{per_node} GPUs in a machine", where="--gpus-per-node", fix="at least 1")
+    return dataclasses.replace(gpus()[name], per_node=per_node)
 
 
 def _gpu(name: str, reserve: float, **of: Any) -> Gpu:
-    bf16 = PEAKS[of["peak"]] * TERA * of.get("clock", 1)
+    bf16 = PEAKS[of["peak"]] * TERA
     return Gpu(
         name=name,
         memory=(of["memory"] - reserve) * GIB,
@@ -40,4 +43,5 @@ def _gpu(name: str, reserve: float, **of: Any) -> Gpu:
         bandwidth=of["bandwidth"] * GIGA,
         link=of["link"] * GIGA,
         network=of["network"] * GIGA,
+        watts=of["watts"],
     )

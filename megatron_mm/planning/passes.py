@@ -7,8 +7,8 @@ from typing import NamedTuple
 from ..costs import Cost
 from .contracts import Job
 from .pipeline import held_layers
+from .rates import Constants, Runner, constants
 from .timeline import Event, Seconds, play
-from .timing import Constants, Runner, constants
 
 ROUNDS = 4  # of as many micro-batches as there are stages: the pipeline is full, and what follows repeats
 

@@ -36,14 +36,19 @@ def shares(count: int, of: int) -> list[int]:
     return [count // of + (place < count % of) for place in range(of)]
 
 
-@cache
 def in_flight(parallel: Parallel, micro_batches: int, stage: int) -> list[int]:
     """Of each chunk of a stage: micro-batches whose activations are kept when these are most, of all chunks together.
 
-    That is at the end of a forward pass, in the order in which megatron-core works (timeline.py).
+    That is at the end of a forward pass, in the order in which megatron-core works (timeline.py). It is reached in the
+    first two rounds through the pipeline: what comes behind repeats them.
     """
-    kept, most = [0] * parallel.vp, [0] * parallel.vp
-    for each in order(parallel.pp, parallel.vp, micro_batches, stage):
+    return _most_kept(parallel.pp, parallel.vp, min(micro_batches, 2 * parallel.pp), stage)
+
+
+@cache
+def _most_kept(stages: int, chunks: int, micro_batches: int, stage: int) -> list[int]:
+    kept, most = [0] * chunks, [0] * chunks
+    for each in order(stages, chunks, micro_batches, stage):
         kept[each.chunk] += -1 if each.backward else 1
         most = max(most, list(kept), key=sum)
     return most

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from megavlm.platform.config import Config
 
 from ..config import Parallel
-from .contracts import Recompute
+from .contracts import Attention, Recompute
 from .hardware import TERA, find_gpu
 
 # Convention -> passes over the products' 2 FLOPs for each weight, and how often attention's L h s counts, in a token
@@ -57,6 +57,7 @@ class Point(Config):
     tp_overlap: bool = False
     fused: bool = True
     flash: bool = True
+    attention: Attention = "fused"
     train: list[str] = ["decoder"]
     convention: Literal["causal", "full", "none"] = "causal"
     tokens: PositiveFloat | None = None
