@@ -22,6 +22,7 @@ from . import phases
 from .batch import step_batch
 from .contracts import RankTrace
 from .follower import Follower
+from .fused import fused
 from .places import Places
 from .walk import Walk, walkable
 from .world import one_rank
@@ -31,37 +32,38 @@ if TYPE_CHECKING:
     from ..planning.contracts import Load
 
 
-def trace_rank(spec: StageData, rank: int, world: int, load: Load) -> RankTrace:
+def trace_rank(spec: StageData, rank: int, world: int, load: Load, as_on_gpu: bool = True) -> RankTrace:
     """What rank `rank` of `world` processes that train this stage holds, and the peak of each phase of a step.
 
-    The step is one of many: the optimizer has its state. Its update is that of our CPU optimizer, which makes copies
-    that a fused one on a GPU does without. Raises whatever the model, megatron-core or torch raise of sizes.
+    The step is one of many: the optimizer has its state. `as_on_gpu`: norms and the update are single kernels, as on
+    GPUs (fused.py); otherwise all is as this machine's CPU does it. Raises whatever the model, megatron-core or torch
+    raise of sizes.
     """
     start = time.perf_counter()
     places = Places()
     follower = Follower(places.now)
-    with one_rank(rank, world, spec.stage.parallel, spec.seed), walkable(), places.listening():
+    with one_rank(rank, world, spec.stage.parallel, spec.seed), walkable(), fused(as_on_gpu), places.listening():
         with Walk(follower.see) as walk:
             wrapped, optimizer = built(spec)
             _know(follower, wrapped, optimizer)
             places.know(wrapped.model)
+            stage = parallel_state.get_pipeline_model_parallel_rank()
             batch = step_batch(spec, wrapped.lookers.seat, load, walk.pixels)
-            with phases.told(follower.begin, most=enough(spec.stage.parallel)):
+            with phases.told(follower.begin, most=enough(spec.stage.parallel, stage)):
                 train_step(wrapped, optimizer, batch, Sum(spec.model))
             follower.close()
             del batch
             _know(follower, wrapped, optimizer)
         parameters = sum(parameter.numel() for parameter in wrapped.model.parameters())
-        stage = parallel_state.get_pipeline_model_parallel_rank()
     return RankTrace(rank, stage, parameters, follower.kinds, follower.peaks, time.perf_counter() - start)
 
 
-def enough(parallel: Parallel) -> int:
-    """Micro-batches that fill the pipeline, and one more (of an interleaved one, which wants multiples, twice that).
+def enough(parallel: Parallel, stage: int) -> int:
+    """Micro-batches that fill the pipeline from this stage on, and one more (interleaved it wants multiples: twice).
 
     From then on every forward pass follows a backward pass: those behind take the memory of those before.
     """
-    return 2 * parallel.pp if parallel.vp > 1 else parallel.pp + 1
+    return 2 * parallel.pp if parallel.vp > 1 else parallel.pp - stage + 1
 
 
 def built(spec: StageData) -> tuple[Wrapped, MegatronOptimizer]:
@@ -73,7 +75,6 @@ def built(spec: StageData) -> tuple[Wrapped, MegatronOptimizer]:
     optimizer = make_optimizer(wrapped, stage.optimizer, stage.precision)
     for each in _parts(optimizer):
         each.init_state_fn(each.optimizer, each.config)
-    gc.collect()
     return wrapped, optimizer
 
 
