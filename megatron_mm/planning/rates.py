@@ -8,7 +8,8 @@ numbers (constants.yaml); all else is counted, published or measured, as said be
 - products run at the rate that the power limit allows: it goes with the square root of the watts for each FLOP/s of the
   peak. A cube root would be that of clocks whose voltage goes with them, a first power that of a voltage at its floor;
 - FP8 reads each operand twice (for its greatest value, and to convert it), and writes it as it is and transposed;
-- a sum over t processes moves 2 (t - 1) / t of the tensor each way (arXiv 2104.04473, section 3.2).
+- a sum over t processes moves 2 (t - 1) / t of the tensor each way (arXiv 2104.04473, section 3.2); where
+  that is overlapped with products, it goes in t rounds, of which one has no product beside it.
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ AGAIN = {"none": (0, 0, 0, 0), "selective": (0, 1, 0, 0), "every_other": (0.5, 0
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """Fitted parts of peaks, and `hidden`: of tensor-parallel traffic where it is overlapped with products."""
+    """Fitted parts of peaks."""
 
     products_bf16: float
     products_fp8: float
     links: float
-    hidden: float
 
 
 @cache
@@ -133,9 +133,9 @@ class Runner:
     def traffic(self, cost: Cost) -> float:
         """Exposed seconds of a pass' sums over the tensor-parallel group, and of what context parallelism gathers."""
         parallel = self.job.parallel
-        exposed = 1 - self.of.hidden * self.job.tp_overlap
-        sums = 2 * self.ring(cost.exchanged, parallel.tp, 1)
-        return exposed * (sums + self.ring(cost.handed, parallel.cp, parallel.tp))
+        rounds = parallel.tp if self.job.tp_overlap else 1
+        sums = 2 * self.ring(cost.exchanged, parallel.tp, 1) / rounds
+        return sums + self.ring(cost.handed, parallel.cp, parallel.tp)
 
     def ring(self, bytes_: float, ranks: int, apart: int) -> float:
         """Seconds to gather (or sum and scatter) so many bytes over `ranks` processes that stand `apart`.
