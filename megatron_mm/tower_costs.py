@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from .costs import Cost, Setting
@@ -31,12 +31,16 @@ class Values:
 
 
 class Step(NamedTuple):
-    """An operation. passes: the gradients of what it reads are that of what it makes, and no memory of their own."""
+    """An operation. passes: the gradients of what it reads are that of what it makes, and no memory of their own.
+
+    learns: what it keeps where its weight learns, beside what it keeps anyway.
+    """
 
     reads: tuple[Values, ...]
     makes: tuple[Values, ...]
     keeps: tuple[Values, ...]
-    passes: bool
+    passes: bool = False
+    learns: tuple[Values, ...] = ()
 
 
 class Forward:
@@ -45,12 +49,16 @@ class Forward:
     def __init__(self, setting: Setting) -> None:
         self.size = setting.size
         self._given: list[Values] = []
+        self._known: set[Values] = set()
         self._steps: list[Step] = []
         self._sums: Counter[str] = Counter()  # by the names of Cost's fields
 
-    def given(self, rows: float, width: float, size: float | None = None, learns: bool = True) -> Values:
-        """What goes in: somebody else's, and there to the end."""
+    def given(
+        self, rows: float, width: float, size: float | None = None, learns: bool = True, known: bool = False
+    ) -> Values:
+        """What goes in: somebody else's, and there to the end. known: kept by another part that reads it too."""
         values = Values(rows, width, size or self.size, learns)
+        self._known |= {values} if known else set()
         self._given.append(values)
         return values
 
@@ -62,24 +70,14 @@ class Forward:
         keeps: Iterable[Values] = (),
         size: float | None = None,
         passes: bool = False,
-        extra: Iterable[Values] = (),
+        learns: Iterable[Values] = (),
+        extra: Sequence[Values] = (),
     ) -> Values:
-        """Any operation that only reads and writes. extra: small tensors that it makes and keeps."""
+        """Any operation that only reads and writes; see Step. extra: small tensors that it makes and keeps."""
         made = Values(rows, width, size or self.size, not reads or any(values.learns for values in reads))
-        self._note(reads, made, keeps, passes, extra)
+        self._steps.append(Step(reads, (made, *extra), (*keeps, *extra), passes, tuple(learns)))
         self._sums["moved"] += made.bytes + sum(values.bytes for values in reads)
         return made
-
-    def _note(
-        self,
-        reads: tuple[Values, ...],
-        made: Values,
-        keeps: Iterable[Values],
-        passes: bool = False,
-        extra: Iterable[Values] = (),
-    ) -> None:
-        extra = tuple(extra)
-        self._steps.append(Step(reads, (made, *extra), (*keeps, *extra), passes))
 
     def weigh(self, parameters: int) -> None:
         """Parameters that no operation below counts."""
@@ -93,7 +91,7 @@ class Forward:
     def convolution(self, x: Values, rows: float, width: float, seen: float) -> Values:
         """`seen` multiply-adds to each of rows * width values. Its weights are not counted."""
         made = Values(rows, width, self.size)
-        self._note((x,), made, keeps=(x,))
+        self._steps.append(Step((x,), (made,), (), learns=(x,)))
         self._sums["products"] += 2 * rows * width * seen
         return made
 
@@ -109,7 +107,7 @@ class Forward:
     def scale(self, x: Values) -> Values:
         """Times a weight to each channel."""
         self.weigh(int(x.width))
-        return self.make(x.rows, x.width, x, keeps=(x,))
+        return self.make(x.rows, x.width, x, learns=(x,))
 
     def times(self, x: Values, y: Values) -> Values:
         """Each value with its counterpart."""
@@ -123,13 +121,12 @@ class Forward:
         """In another order or precision."""
         return self.make(x.rows, x.width, x, size=size or x.size)
 
-    def attention(self, q: Values, k: Values, v: Values, heads: int, seen: float) -> Values:
-        """Of which each row sees `seen` others: torch's scaled_dot_product_attention, no scores in memory. Where q, k
-        and v are one product's, they are one tensor."""
-        width = min(x.width for x in (q, k, v))
+    def attention(self, q: Values, k: Values, v: Values, heads: int, seen: float, width: float) -> Values:
+        """`width` channels, of which each row sees `seen` others: torch's scaled_dot_product_attention, no scores in
+        memory. Where q, k and v are one product's, they are one tensor."""
         made = Values(q.rows, width, self.size)
         sums = Values(q.rows, heads, 4)  # a logarithm for each row and head
-        self._note(tuple({q: None, k: None, v: None}), made, (q, k, v, made), extra=(sums,))
+        self._steps.append(Step(tuple({q: None, k: None, v: None}), (made, sums), (q, k, v, made, sums)))
         self.mixes(4 * q.rows * seen * width)
         return made
 
@@ -144,18 +141,18 @@ class Forward:
 
     def until_here(self, *values: Values) -> None:
         """Somebody holds these, though nothing reads them: a caller's variable."""
-        self._steps.append(Step(values, (), (), passes=True))
+        self._steps.append(Step(values, (), ()))
 
     def cost(self, part: str = "") -> Cost:
         """All of it."""
-        kept = {values for step in self._steps for values in step.keeps}
-        total = sum(values.bytes for values in kept)
+        passing = {values for step in self._steps for values in step.keeps} - self._known
+        kept = passing | {values for step in self._steps for values in step.learns} - self._known
+        total, through = (sum(values.bytes for values in each) for each in (kept, passing))
         forward, backward = self._peak(kept) - total, self._backward()
         entrance = sum(values.bytes for values in self._given)
         sums = {name: self._sums[name] for name in ("weights", "products", "mixing", "moved", "exchanged")}
-        return Cost(
-            **sums, kept=total, spare=max(forward, backward), alone=self._peak(()), entrance=entrance, part=part
-        )
+        memory = {"kept": total, "passing": through, "spare": max(forward, backward), "alone": self._peak(())}
+        return Cost(**sums, **memory, entrance=entrance, part=part)
 
     def _peak(self, kept: Collection[Values]) -> float:
         """Bytes at the worst moment of the forward pass, when a tensor goes after its last reader, but for the kept."""
@@ -170,7 +167,7 @@ class Forward:
 
     def _backward(self) -> float:
         """Bytes of gradients at the worst moment, less those of what has been let go by then."""
-        keepers = Counter(values for step in self._steps for values in set(step.keeps))
+        keepers = Counter(values for step in self._steps for values in {*step.keeps, *step.learns})
         steps = [step for step in self._steps if step.makes]
         gradients = {steps[-1].makes[0]: steps[-1].makes[0].bytes}
         let_go = worst = 0.0
@@ -181,8 +178,8 @@ class Forward:
             own = gradients.pop(step.makes[0], 0.0)
             if step.passes and new:
                 gradients[new[0]] = own
-            keepers.subtract(set(step.keeps))
-            let_go += sum(values.bytes for values in set(step.keeps) if not keepers[values])
+            keepers.subtract({*step.keeps, *step.learns})
+            let_go += sum(values.bytes for values in {*step.keeps, *step.learns} if not keepers[values])
         return worst
 
 
@@ -202,7 +199,7 @@ def rms_norm(f: Forward, x: Values) -> Values:
     wide = f.copy(x, size=4)
     root = f.make(x.rows, 1, f.make(x.rows, x.width, wide, keeps=(wide,), size=4), size=4)
     normed = f.make(x.rows, x.width, wide, root, keeps=(wide, root), size=4)
-    scaled = f.make(x.rows, x.width, normed, keeps=(normed,), size=4)
+    scaled = f.make(x.rows, x.width, normed, learns=(normed,), size=4)
     return f.copy(scaled, size=f.size)
 
 
@@ -227,8 +224,30 @@ def self_attention(f: Forward, x: Values, heads: int, seen: float, bias: bool = 
     """Queries, keys and values by a product each, and a last one."""
     width = int(x.width)
     q, k, v = (f.product(x, width, bias) for _ in range(3))
-    out = f.product(f.attention(q, k, v, heads, seen), width, bias)
+    out = f.product(f.attention(q, k, v, heads, seen, width), width, bias)
     f.until_here(x, q, k, v)
+    return out
+
+
+def softmax(f: Forward, scores: Values) -> Values:
+    """In float32, and back."""
+    shares = f.make(scores.rows, scores.width, scores, size=4)
+    return f.make(scores.rows, scores.width, shares, keeps=(shares,))
+
+
+def query_attention(f: Forward, query: Values, cells: Values, heads: int) -> Values:
+    """query_attention.py's: each query has so many of the cells' rows for its own."""
+    width, rows, each = int(query.width), query.rows, cells.rows / query.rows
+    normed = f.norm(cells)
+    scaled = f.copy(f.product(f.norm(query), width, bias=False))
+    f.weigh(2 * width**2)
+    asks = f.convolution(scaled, rows, heads * width, width / heads)
+    scores = f.make(rows, heads * each, asks, normed, keeps=(asks, normed))
+    shares = softmax(f, scores)
+    seen = f.copy(f.make(rows, heads * width, shares, normed, keeps=(shares, normed)))
+    f.mixes(4 * rows * heads * each * width)
+    out = f.add(query, f.product(f.convolution(seen, rows, width, width), width))
+    f.until_here(cells, normed)
     return out
 
 

@@ -88,7 +88,7 @@ class Eva02(PatchExpert):
         raw = [f.product(x, self.hidden, bias) for bias in (True, False, True)]
         q, k = (_rotated(f, each) for each in raw[:2])
         f.until_here(*raw[:2])
-        out = f.product(f.attention(q, k, raw[2], self.heads, seen), self.hidden)
+        out = f.product(f.attention(q, k, raw[2], self.heads, seen, self.hidden), self.hidden)
         f.until_here(x, raw[2])
         return out
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt, model_validator
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
+from ..tower_costs import Forward, query_attention
 from .patches import PatchEmbedding
 
 if TYPE_CHECKING:
@@ -34,20 +35,16 @@ class Eve(PatchEmbedding):
         require_divisible(self.channels, "encoder.channels", self.heads, "encoder.heads")
         return self
 
-    def parameters(self) -> int:
-        """Parameters: the convolution has no bias; in the attention only the last linear has one."""
-        width = self.channels
-        return width * 3 * self.patch_size**2 + self.window_attention * (4 * width**2 + 5 * width)
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile. Keys and values of the patches are never made (query_attention.py)."""
+        return (self.patches_cost(Forward(setting), self.channels, bias=False), self._pooling(Forward(setting)))
 
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile. Keys and values of the patches are never made (query_attention.py)."""
-        width, patches = self.channels, self.pool**2
-        asked = self.cells * self.window_attention
-        return Flops(
-            weights=2.0 * asked * 4 * width**2,
-            mixing=4.0 * asked * self.heads * patches * width,
-            entrance=2.0 * self.cells * patches * 3 * self.patch_size**2 * width,
-        )
+    def _pooling(self, f: Forward) -> Cost:
+        patches = f.make(self.cells * self.pool**2, self.channels)  # not given: nothing is kept between the two
+        mean = f.make(self.cells, self.channels, patches)
+        if self.window_attention:
+            query_attention(f, mean, patches, self.heads)
+        return f.cost()
 
     def build(self, ctx: BuildContext) -> EveModel:
         """The encoder, weights not drawn."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from ..flops import Flops
+from ..costs import Cost, Setting
+from ..tower_costs import Forward
 from .patches import PatchEmbedding
 
 if TYPE_CHECKING:
@@ -26,17 +27,13 @@ class EveV2(PatchEmbedding):
     hidden: PositiveInt = 1024  # between the convolutions
     channels: PositiveInt = 3584  # the decoder's width, where the connector has no MLP: Qwen2.5-7B's
 
-    def parameters(self) -> int:
-        """Parameters of both convolutions."""
-        first = (3 * self.patch_size**2 + 1) * self.hidden
-        return first + (self.pool**2 * self.hidden + 1) * self.channels
-
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile."""
-        patches = 2.0 * self.cells * self.pool**2
-        return Flops(
-            weights=patches * self.hidden * self.channels, entrance=patches * 3 * self.patch_size**2 * self.hidden
-        )
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: both convolutions, and the GELU between them."""
+        second = Forward(setting)
+        second.weigh((self.pool**2 * self.hidden + 1) * self.channels)
+        wide = second.activation(second.make(self.cells * self.pool**2, self.hidden))  # not given: see eve.py
+        second.convolution(wide, self.cells, self.channels, self.pool**2 * self.hidden)
+        return (self.patches_cost(Forward(setting), self.hidden), second.cost())
 
     def build(self, ctx: BuildContext) -> EveV2Model:
         """The encoder, weights not drawn."""

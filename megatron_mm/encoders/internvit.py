@@ -106,7 +106,7 @@ class InternViT(Encoder):
         qkv = f.product(x, 3 * width, self.qkv_bias)
         q, k = (self._head_norm(f, qkv, width) if self.qk_norm else qkv for _ in range(2))
         heads = (self.heads + self.dummy_heads) // tp
-        out = f.exchange(f.product(f.attention(q, k, qkv, heads, x.rows), self.hidden, bias=False))
+        out = f.exchange(f.product(f.attention(q, k, qkv, heads, x.rows, width), self.hidden, bias=False))
         f.until_here(x, qkv, q, k)
         return out
 
@@ -118,7 +118,7 @@ class InternViT(Encoder):
         root = f.make(qkv.rows, 1, squares, size=4)
         wide = f.make(qkv.rows, width, flat, root, keeps=(flat, root), size=4)
         normed = f.copy(wide, size=f.size)
-        scaled = f.make(qkv.rows, width, normed, keeps=(normed,))
+        scaled = f.make(qkv.rows, width, normed, learns=(normed,))
         f.until_here(flat, wide)
         return scaled
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +12,10 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_
 from megavlm.platform.config import point
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost, Setting
 from ..flops import Flops
 from ..maps import MapShape
+from ..tower_costs import Forward, Values, total
 from . import ENCODERS
 from .base import Encoder
 from .mixture import encoder_at, standing_at
@@ -86,13 +89,50 @@ class LlavaHr(Encoder):
     @property
     def parts(self) -> Mapping[str, int]:
         """What a stage can train apart: low, high and adapter, with their parameters."""
-        return {"low": self.low.parameters(), "high": self.high.parameters(), "adapter": self._adapter()}
+        adapter = total(self._adapter(Setting())).weights
+        return {"low": self.low.parameters(), "high": self.high.parameters(), "adapter": adapter}
 
-    def _adapter(self) -> int:
-        low, high, hidden, gate = self.widths
-        alignment = _linear(high, hidden) + _linear(hidden, low) + (self.kernel**2 + 1) * low + _linear(low, low)
-        alignment += _linear(2 * low, gate) + _linear(gate, 1)
-        return len(self.after) * alignment + _linear(low, low) + _linear(high, low)
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile: high, low and the adapter, as `Cost.part` says. Resizing is not counted."""
+        both = [
+            dataclasses.replace(cost, part=f"encoder.{part}")
+            for part, encoder in (("high", self.high), ("low", self.low))
+            for cost in encoder.costs(setting)
+        ]
+        return (*both, *self._adapter(setting))
+
+    def _adapter(self, setting: Setting) -> tuple[Cost, ...]:
+        """The alignments and what stands behind the last layer; the first of them keeps the high map."""
+        alignments = [self._aligned(Forward(setting), known=i > 0) for i in range(len(self.after))]
+        return (*alignments, self._merged(Forward(setting), known=bool(self.after)))
+
+    def _inputs(self, f: Forward, known: bool) -> tuple[Values, Values]:
+        low, high = self.low.maps[0], self.high.maps[-1]
+        cells = f.given(high.rows * high.columns, high.channels, known=known)
+        return f.given(low.rows * low.columns, low.channels), cells
+
+    def _at_grid(self, f: Forward, high: Values) -> Values:
+        shape = self.low.maps[0]
+        rows = shape.rows * shape.columns
+        return high if high.rows == rows else f.make(rows, high.width, high)
+
+    def _aligned(self, f: Forward, known: bool) -> Cost:
+        low, high = self._inputs(f, known)
+        width, _, hidden, gate = self.widths
+        slow = self._at_grid(f, f.product(f.activation(f.product(high, hidden)), width))
+        f.weigh((self.kernel**2 + 1) * width)
+        around = f.convolution(low, low.rows, width, self.kernel**2)
+        x = f.add(low, f.product(f.activation(around), width))
+        mean = f.make(1, 2 * width, f.make(low.rows, 2 * width, x, slow))
+        share = f.product(f.activation(f.product(mean, gate)), 1)
+        f.add(x, f.make(low.rows, width, slow, share, keeps=(slow,)))
+        return f.cost("encoder.adapter")
+
+    def _merged(self, f: Forward, known: bool) -> Cost:
+        low, high = self._inputs(f, known)
+        width = self.widths[0]
+        f.add(f.product(low, width), f.product(self._at_grid(f, high), width))
+        return f.cost("encoder.adapter")
 
     def parameters(self) -> int:
         """Parameters of both encoders and the adapter."""
@@ -100,11 +140,7 @@ class LlavaHr(Encoder):
 
     def flops(self) -> Flops:
         """Forward FLOPs of one tile, resizing not counted."""
-        low, high, hidden, gate = self.widths
-        cells, high_cells = (shape.rows * shape.columns for shape in (self.low.maps[0], self.high.maps[-1]))
-        alignment = high_cells * (high + low) * hidden + cells * (self.kernel**2 + low) * low + (2 * low + 1) * gate
-        merging = cells * (low + high) * low
-        adapter = Flops(weights=2.0 * (len(self.after) * alignment + merging))
+        adapter = Flops(weights=total(self._adapter(Setting())).products)
         return self.low.flops() + self.high.flops() + adapter
 
     def check(self, parallel: Parallel) -> None:
@@ -126,11 +162,6 @@ class LlavaHr(Encoder):
         from .llava_hr_model import LlavaHrModel
 
         return LlavaHrModel(self, ctx)
-
-
-def _linear(inputs: int, outputs: int) -> int:
-    """Parameters of a linear layer with bias."""
-    return (inputs + 1) * outputs
 
 
 def _require_matching(high: MapShape, low: MapShape) -> None:

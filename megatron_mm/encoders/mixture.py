@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pydantic import Field, PositiveInt, StringConstraints, TypeAdapter, field_v
 from megavlm.platform.config import point
 from megavlm.platform.errors import ConfigError, did_you_mean
 
+from ..costs import Cost, Setting
 from ..flops import Flops
 from ..maps import MapShape
 from . import ENCODERS
@@ -77,6 +79,16 @@ class Mixture(Encoder):
     def parts(self) -> Mapping[str, int]:
         """Expert -> its parameters."""
         return {key: expert.parameters() for key, expert in self.used.items()}
+
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile, expert after expert, beside what is resized for all of them; `Cost.part` says which."""
+        used = self.used
+        resized = 3.0 * 4 * sum(side**2 for side in {each.image_size for each in used.values()} - {self.image_size})
+        return tuple(
+            dataclasses.replace(cost, part=f"encoder.{key}", alone=cost.alone + resized)
+            for key, expert in used.items()
+            for cost in expert.costs(setting)
+        )
 
     def parameters(self) -> int:
         """Parameters of the experts in use."""

@@ -8,14 +8,16 @@ from pydantic import PositiveInt, PrivateAttr, model_validator
 
 from megavlm.platform.errors import ConfigError
 
+from ..costs import Cost
 from ..maps import MapShape
+from ..tower_costs import Forward, normalised
 from .expert import CLIP_MEAN, CLIP_STD, Expert
 
 
 class PatchEmbedding(Expert):
     """pool x pool patches become a cell of the one feature map; no cell knows its position.
 
-    A subclass says `parameters`, `flops` and `build`.
+    A subclass says `costs` and `build`.
     """
 
     any_size: ClassVar[bool] = True
@@ -66,6 +68,12 @@ class PatchEmbedding(Expert):
         """Of one tile: tokens, as yet without those of the connector."""
         (shape,) = self.maps
         return shape.rows * shape.columns
+
+    def patches_cost(self, f: Forward, width: int, bias: bool = True) -> Cost:
+        """A tile's patches, `width` channels of each: where all such encoders begin."""
+        patches = self.cells * self.pool**2
+        f.product(normalised(f, patches * self.patch_size**2, patches), width, bias)
+        return f.cost()
 
     @property
     def maps(self) -> tuple[MapShape, ...]:

@@ -110,7 +110,7 @@ def _normed(f: Forward, x: Values) -> Values:
     wide = f.copy(x, size=4)
     root = f.make(x.rows, 1, f.make(x.rows, x.width, wide, keeps=(wide,), size=4), size=4)
     normed = f.copy(f.make(x.rows, x.width, x, root, keeps=(x, root), size=4), size=f.size)
-    return f.make(x.rows, x.width, normed, keeps=(normed,))
+    return f.make(x.rows, x.width, normed, learns=(normed,))
 
 
 def _gelu(f: Forward, x: Values) -> Values:

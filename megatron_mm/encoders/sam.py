@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
+from ..tower_costs import Forward, Values, gelu, mlp, normalised
 from .expert import IMAGENET_MEAN, IMAGENET_STD, Expert
 
 if TYPE_CHECKING:
     from ..contracts import BuildContext
     from .sam_model import SamModel
+
+
+Attend = Callable[[Forward, Values, Values, int, int], Values]  # qkv, positions' scores, heads, channels
 
 
 class Sam(Expert):
@@ -74,32 +80,69 @@ class Sam(Expert):
         """Side of the squares in which the patches of this layer see each other."""
         return self.side if layer in self.global_layers else self.window
 
-    def parameters(self) -> int:
-        """Parameters of what is built."""
-        width, out = self.hidden, self.neck_channels
-        embedding = (3 * self.patch_size**2 + 1 + self.side**2) * width
-        layer = 4 * width**2 + 4 * width + 2 * width * self.ffn + self.ffn + width + 4 * width  # two norms with bias
-        relative = sum(2 * (2 * self.reach(i) - 1) for i in range(self.layers)) * (width // self.heads)
-        neck = width * out + 2 * out
-        if self.neck == "published":
-            neck += 9 * out**2 + 2 * out
-        return embedding + self.layers * layer + relative + neck
+    def costs(self, setting: Setting) -> tuple[Cost, ...]:
+        """Of one tile. The zeros that fill the last windows are work too, but for the MLP."""
+        kinds = {reach: self._layer(setting, reach) for reach in {self.reach(layer) for layer in range(self.layers)}}
+        layers = [kinds[self.reach(layer)] for layer in range(self.layers)]
+        return (self._embedding(Forward(setting)), *layers, self._neck(Forward(setting)))
 
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile. The zeros that fill the last windows are work too, but for the MLP."""
-        width, cells = self.hidden, self.side**2
-        weights, mixing = 2.0 * self.layers * cells * 2 * width * self.ffn, 0.0
-        for layer in range(self.layers):
-            reach = self.reach(layer)
-            seen = (-(-self.side // reach) * reach) ** 2
-            weights += 2.0 * seen * (4 * width**2 + 2 * reach * width)  # with the relative positions of both axes
-            mixing += 4.0 * seen * reach**2 * width
-        out = self.neck_channels
-        weights += 2.0 * cells * (width * out + (9 * out**2 if self.neck == "published" else 0))
-        return Flops(weights=weights, mixing=mixing, entrance=2.0 * cells * 3 * self.patch_size**2 * width)
+    def _embedding(self, f: Forward) -> Cost:
+        f.weigh(self.side**2 * self.hidden)
+        f.add(f.product(normalised(f, self.image_size**2, self.side**2), self.hidden))
+        return f.cost()
+
+    def _layer(self, setting: Setting, reach: int) -> Cost:
+        """Where nothing learns, torch takes another way: none with a gradient of the positions goes without scores."""
+        learning, frozen = (self._passed(Forward(setting), reach, attend) for attend in (_scored, _unscored))
+        return dataclasses.replace(learning, alone=frozen.alone)
+
+    def _passed(self, f: Forward, reach: int, attend: Attend) -> Cost:
+        x = f.given(self.side**2, self.hidden)
+        normed, along = f.norm(x), -(-self.side // reach)
+        seen = f.copy(f.make((along * reach) ** 2, self.hidden, normed)) if reach < self.side else normed
+        out = f.product(self._attended(f, seen, reach, attend), self.hidden)
+        f.until_here(seen, normed)
+        x = f.add(x, f.make(x.rows, self.hidden, out) if reach < self.side else out)
+        f.add(x, mlp(f, f.norm(x), self.ffn, self.hidden, gelu))
+        return f.cost()
+
+    def _attended(self, f: Forward, x: Values, reach: int, attend: Attend) -> Values:
+        """With the relative positions of both axes."""
+        width = self.hidden // self.heads
+        f.weigh(2 * (2 * reach - 1) * width)
+        qkv = f.copy(f.product(x, 3 * self.hidden))
+        query = f.make(x.rows, self.hidden, qkv)
+        down, across = (f.convolution(each, x.rows, self.heads * reach, width) for each in (qkv, query))
+        places = f.copy(f.make(x.rows, self.heads * reach**2, down, across, passes=True))
+        out = f.copy(attend(f, qkv, places, self.heads, self.hidden))
+        f.until_here(qkv, places)
+        return out
+
+    def _neck(self, f: Forward) -> Cost:
+        x = f.norm(f.product(f.given(self.side**2, self.hidden), self.neck_channels, bias=False))
+        if self.neck == "published":
+            f.weigh(9 * self.neck_channels**2)
+            x = f.norm(f.convolution(x, x.rows, self.neck_channels, 9 * self.neck_channels))
+        f.copy(f.copy(x))
+        return f.cost()
 
     def build(self, ctx: BuildContext) -> SamModel:
         """The encoder on transformers' layers, weights not drawn."""
         from .sam_model import SamModel
 
         return SamModel(self, ctx)
+
+
+def _unscored(f: Forward, qkv: Values, places: Values, heads: int, width: int) -> Values:
+    out = f.attention(qkv, qkv, qkv, heads, places.width / heads, width)
+    f.until_here(places)
+    return out
+
+
+def _scored(f: Forward, qkv: Values, places: Values, heads: int, width: int) -> Values:
+    """In float32 throughout, all scores in memory."""
+    q, k, v = (f.make(qkv.rows, width, qkv, size=4) for _ in range(3))
+    scores = f.make(qkv.rows, places.width, q, k, keeps=(q, k), size=4)
+    shares = f.make(qkv.rows, places.width, f.add(scores, places), size=4)
+    f.mixes(4 * qkv.rows * places.width / heads * width)
+    return f.make(qkv.rows, width, shares, v, keeps=(shares, v))
