@@ -1,11 +1,15 @@
-"""A published point as a job: a dense decoder's parts, from the layer's costs. Loads no torch."""
+"""A published point as a job: a dense decoder's parts, from the decoders' own costs. Loads no torch.
+
+Where its source fuses what our layers on plain torch do in several operations, less is moved.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
 from ..costs import Cost, MicroBatch, Setting
-from ..transformer_costs import LayerShape, layer_cost
+from ..decoders.llama import Llama
+from ..transformer_costs import LayerShape, layer_cost, own_rows
 from .contracts import Job, Load, Pieces
 from .hardware import find_gpu
 from .points import Point
@@ -46,22 +50,20 @@ def job_of(point: Point) -> Job:
 
 def pieces(point: Point, micro: MicroBatch) -> Pieces:
     """The decoder's parts; all runs with tensor parallelism split the sequence too."""
-    shape, tp = point.shape, point.parallel.tp
+    dense, tp = point.shape, point.parallel.tp
     setting = Setting(tp=tp, cp=point.parallel.cp, sequence_parallel=tp > 1, size=SIZE)
-    held = micro.positions / setting.cp
-    states = held * shape.hidden * SIZE  # bytes of the hidden states, not split over tp
-    table = shape.vocab * shape.hidden // tp
+    sizes = {name: getattr(dense, name) for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab")}
+    decoder = Llama(**sizes, max_positions=point.sequence, rope_base=1e4, norm_eps=1e-5)
+    embedding, _, head = decoder.costs(micro, setting)
+    if point.fused:
+        rows = micro.positions / setting.cp / tp
+        head = dataclasses.replace(head, moved=rows * (dense.vocab * LOGIT_BYTES + 2 * dense.hidden * SIZE))
     return Pieces(
         tower=(),
-        embedding=Cost(weights=table, moved=2 * states / tp, exchanged=states if tp > 1 else 0.0),
-        layers=shape.layers * (_layer(point, micro, setting),),
-        head=Cost(
-            weights=table + shape.hidden,
-            products=2.0 * held * table,
-            moved=held * shape.vocab / tp * LOGIT_BYTES + 2 * states / tp,
-            exchanged=states if tp > 1 else 0.0,
-        ),
-        hidden=states / tp,
+        embedding=embedding,
+        layers=dense.layers * (_layer(point, micro, setting),),
+        head=head,
+        hidden=own_rows(micro.positions, setting) * dense.hidden * SIZE,
     )
 
 

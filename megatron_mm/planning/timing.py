@@ -13,8 +13,8 @@ import dataclasses
 import math
 
 from ..costs import Cost
-from ..parts import axis_of
 from .contracts import Job, StepTime
+from .pieces import learns
 from .pipeline import held_layers
 from .rates import MEMORY, Constants, Runner, Work, constants, together
 
@@ -57,15 +57,10 @@ def stage_works(run: Runner) -> list[StageWork]:
     layers = _layers(run)
     held = held_layers(job.parallel, len(layers))
     works = [[layers[number] for chunk in chunks for number in chunk] for chunks in held]
-    trained, own = learns("decoder", job), learns("objectives", job)
+    trained, own = learns("decoder", job.train), learns("objectives", job.train)
     works[0].append(_end(run, pieces.embedding, trained, False))
     works[-1] += [_end(run, pieces.head, trained, bool(job.train)), _end(run, pieces.objectives, own, bool(job.train))]
     return [StageWork(together(each.work for each in stage), sum(each.weights for each in stage)) for stage in works]
-
-
-def learns(part: str, job: Job) -> bool:
-    """Whether a stage trains this part, or the axis that it is of."""
-    return part in job.train or axis_of(part) in job.train
 
 
 def _layers(run: Runner) -> list[StageWork]:
@@ -78,7 +73,7 @@ def _layers(run: Runner) -> list[StageWork]:
 
 def _layer(run: Runner, cost: Cost, added: Cost) -> StageWork:
     job = run.job
-    trained, adding = learns("decoder", job), learns("injection", job)
+    trained, adding = learns("decoder", job.train), learns("injection", job.train)
     work = run.work(cost, trained, bool(job.train), job.recompute)
     more = Work(products=added.products * (adding - trained) / run.product_rate())
     return StageWork(work + more, trained * (cost.weights - added.weights) + adding * added.weights)
@@ -92,7 +87,7 @@ def _tower(run: Runner) -> float:
     """Encoder and connector over this process' share of the global batch's tiles, and a teacher's look at them."""
     job, pieces = run.job, run.job.pieces
     share = math.ceil(job.load.packs * job.load.of.tiles * job.parallel.tp / job.world)
-    learnt = [learns(cost.part, job) for cost in pieces.tower]
+    learnt = [learns(cost.part, job.train) for cost in pieces.tower]
     reached = [any(learnt[: place + 1]) for place in range(len(learnt))]  # gradients come as far as what learns first
     works = [
         run.work(cost, trained, through, job.recompute if through else "none", "bf16")
@@ -131,4 +126,4 @@ def _update(run: Runner, weights: float) -> float:
 
 
 def _tower_weights(job: Job) -> float:
-    return float(sum(cost.weights for cost in job.pieces.tower if learns(cost.part, job)))
+    return float(sum(cost.weights for cost in job.pieces.tower if learns(cost.part, job.train)))
