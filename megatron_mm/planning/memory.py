@@ -104,6 +104,7 @@ class Stage:
         self.counts = in_flight(job.parallel, job.micro_batches, stage)
         self.is_last = stage == job.parallel.pp - 1
         self.decoder, self.injection = learns("decoder", job.train), learns("injection", job.train)
+        self.first = self._first()
 
     def fullest(self) -> Moment:
         """At the end of the forward pass with which most is kept, or as the backward pass through its layers begins."""
@@ -114,7 +115,7 @@ class Stage:
 
     def _kept(self, number: int) -> float:
         """Of one micro-batch in a layer."""
-        if not self._flows(number):
+        if number < self.first:
             return 0.0
         layer = self.pieces.layers[number]
         return layer.entrance if self.job.recompute == "full" else self._whole(number)
@@ -128,12 +129,13 @@ class Stage:
     def _added(self, number: int) -> Cost:
         return self.pieces.added[number] if self.pieces.added else Cost()
 
-    def _flows(self, number: int) -> bool:
-        """Whether gradients come as far back as this layer: a part before it learns, or its own rows are visual."""
-        learning = (
-            self.decoder or self.stage > 0 or any(learns(cost.part, self.job.train) for cost in self.pieces.tower)
-        )
-        return learning or any(self._added(before).weights for before in range(number + 1))
+    def _first(self) -> int:
+        """The first layer that gradients come back to: a part before it learns, or its own rows are visual."""
+        before = self.decoder or self.stage > 0
+        if before or any(learns(cost.part, self.job.train) for cost in self.pieces.tower):
+            return 0
+        adding = (number for number, cost in enumerate(self.pieces.added) if cost.weights)
+        return next(adding, len(self.pieces.layers))
 
     def _again(self) -> float:
         """The last layer on its way back, computed again first where nothing else of it was kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..costs import Cost, MicroBatch, Setting
@@ -53,7 +53,8 @@ def tile_size(model: ModelConfig, load: Load) -> tuple[int, int]:
     return max(counts, key=lambda size: (counts[size], size)) if counts else (side, side)
 
 
-def learns(part: str, train: Sequence[str]) -> bool:
+@cache
+def learns(part: str, train: tuple[str, ...]) -> bool:
     """Whether a part, or anything inside it, is trained."""
     return part in train or axis_of(part) in train or part in map(axis_of, train)
 
