@@ -24,7 +24,8 @@ How exact the formulas are where runs are known in detail: [planner_time](../ben
 
 GiB: the fullest GPU's, of what it has beside CUDA's own. Days leave out saves, failures and evaluation. Ours is what
 this project would take with its own layout and packing, which is not what the published runs did: they padded, and
-split with ZeRO.
+split with ZeRO. Where the recipe's layout is too much for the machines, a row below it ("so that it fits") has one
+that `megavlm plan` proposes.
 """
 
 
@@ -55,7 +56,7 @@ def _plans(rows: list[Row]) -> Iterator[str]:
 
 def _line(row: Row, of: Estimate) -> str:
     memory = f"{of.worst.total / GIB:.1f} of {of.job.gpu.memory / GIB:.0f}"
-    over = " (too much)" if of.worst.total > of.job.gpu.memory else ""
+    over = " (too much)" if of.job.stage in row.too_much else ""
     figures = [f"{memory}{over}", f"{of.time.total:.3g} s", f"{of.mfu:.0%}", f"{of.days:.3g}"]
     return "| " + " | ".join([row.plan.name, of.job.stage, _machines(row), words(of), *figures]) + " |"
 
@@ -73,7 +74,7 @@ def _sources(rows: list[Row]) -> Iterator[str]:
 
 
 def _name(row: Row) -> str:
-    return row.plan.name if row.plan.title is None else f"{row.plan.title} ({row.plan.recipe})"
+    return f"{row.plan.title} ({row.plan.recipe})" if row.plan.title else row.plan.name
 
 
 def _machines(row: Row) -> str:

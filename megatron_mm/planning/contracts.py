@@ -31,12 +31,15 @@ class Gpu:
     watts: float = 700.0  # power limit
 
 
+NOTHING = Amounts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Load:
     """What one step works through. packs: in the global batch. of: an average one. most: the heaviest, for memory.
 
-    amounts: sums over the global batch, for model FLOPs. origin: where this is known from, in words ("packs of RUN",
-    "assumed: every sample has an image of 7 tiles").
+    origin: where this is known from, in words ("packs of RUN", "assumed: every sample has an image of 7 tiles").
+    amounts: sums over the global batch, for model FLOPs.
     """
 
     packs: int
@@ -45,7 +48,7 @@ class Load:
     most: MicroBatch
     tokens: float  # in the global batch, before padding
     origin: str
-    amounts: Amounts | None = None
+    amounts: Amounts = NOTHING
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ def tower_of(model: ModelConfig, size: tuple[int, int], setting: Setting) -> tup
 def tile_size(model: ModelConfig, load: Load) -> tuple[int, int]:
     """Height and width in pixels of the tiles that are most of the load's; the encoder's own where it has none."""
     counts: Counter[tuple[int, int]] = Counter()
-    for image, count in load.amounts.cuts if load.amounts is not None else ():
+    for image, count in load.amounts.cuts:
         counts[model.tiling.size(image)] += count * image.tiles
     side = model.tiling.tile
     return max(counts, key=lambda size: (counts[size], size)) if counts else (side, side)

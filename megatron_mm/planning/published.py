@@ -33,6 +33,7 @@ class Plan(Config):
     recipe: str
     stages: list[str]
     title: str | None = None
+    fits: bool = False  # in a layout of `megavlm plan`, since the recipe's own is more than the GPUs have
     gpu: str
     gpus: PositiveInt
     hardware: str  # source of the machines
@@ -53,7 +54,7 @@ class Plan(Config):
     @property
     def name(self) -> str:
         """What the row is called."""
-        return self.title or self.recipe
+        return self.title or (f"{self.recipe}, so that it fits" if self.fits else self.recipe)
 
 
 class Row(NamedTuple):
@@ -66,6 +67,11 @@ class Row(NamedTuple):
     def days(self) -> float:
         """All stages, one after the other."""
         return sum(each.days for each in self.estimates)
+
+    @property
+    def too_much(self) -> list[str]:
+        """The stages that need more memory than the GPUs have."""
+        return [each.job.stage for each in self.estimates if each.worst.total > each.job.gpu.memory]
 
     @property
     def error(self) -> float | None:

@@ -11,10 +11,7 @@ from megavlm.platform.images import ImageTiles, places
 from ..config import ModelConfig
 from ..data.build import StageData
 
-PHOTO = (
-    1024,
-    768,
-)  # pixels: 4:3, most cameras' shape; NVLM's rule makes 6 tiles and a thumbnail of it, as its table 3 has
+PHOTO = (1024, 768)  # pixels, as most cameras have them: NVLM's rule makes 6 tiles and a thumbnail of it (its table 3)
 TAG = 5  # tokens of a tile's tag, as in NVLM's scripts (261 a tile)
 
 
