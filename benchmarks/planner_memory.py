@@ -28,23 +28,19 @@ from megavlm.platform.config import load_recipe
 
 FOUND = Path(__file__).with_suffix(".json")
 RESULT = Path(__file__).with_suffix(".md")
-STEP = ("look", "schedule", "learn", "finish")  # on a GPU the update is one kernel, without our CPU optimizer's copies
+STEP = ("look", "schedule", "learn", "finish", "update")
 GB, BOUND = 1e9, 0.05
 HEAD = """# Memory by formulas and by trace
 
 {when}, {machine}; `python benchmarks/planner_memory.py`. The shipped recipes at the layouts that they have, on as many
 GPUs as docs/plans.md has of them, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the
-first, middle and last pipeline stage, at the fullest moment of a step before the optimizer's update. No weights are
-drawn and no GPU is asked: the trace walks the recipe's own code on fake tensors.
-
-A trace is a CPU's: RMSNorm is several operations there, which keep 10 bytes of each hidden value where the one kernel
-that torch has with CUDA keeps 4. Formulas are compared with that; `on a GPU` is what they say with the one kernel,
-which is what `megavlm plan` uses.
+first, middle and last pipeline stage, at the fullest moment of a step. No weights are
+drawn and no GPU is asked: the trace walks the recipe's own code on fake tensors, norms and updates as on GPUs.
 
 {summary}
 
-| recipe | stage | GPUs | pipeline stage | trace | formulas | error | on a GPU | fullest in |
-|---|---|---:|---:|---:|---:|---:|---:|---|
+| recipe | stage | GPUs | pipeline stage | trace | formulas | error | fullest in |
+|---|---|---:|---:|---:|---:|---:|---|
 """
 
 
@@ -95,11 +91,11 @@ def traced(spec: StageData, place: int, world: int) -> dict[str, Any]:
     return {"parameters": trace.parameters, "standing": trace.standing, "peaks": peaks, "seconds": trace.seconds}
 
 
-def told(recipe: str, stage: str, world: int, composed: bool) -> tuple[Memory, ...]:
+def told(recipe: str, stage: str, world: int) -> tuple[Memory, ...]:
     """The formulas' ranks."""
     spec = StageData.of(load_recipe(recipe), stage)
     task = Task.of(spec, load_of(spec))
-    return ranks(task.job(find_gpu("h100"), world, task.layout), task.model, composed)
+    return ranks(task.job(find_gpu("h100"), world, task.layout), task.model)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -122,9 +118,9 @@ def rows_of(found: dict[str, Any]) -> Iterator[tuple[str, float]]:
         recipe, stage, place = name.split()
         phase = max(STEP, key=lambda each: of["peaks"].get(each, 0))
         trace = of["peaks"][phase]
-        composed, fused = (told(recipe, stage, of["world"], each)[int(place)].total for each in (True, False))
-        error = composed / trace - 1
-        figures = [f"{trace / GB:.2f}", f"{composed / GB:.2f}", f"{error:+.1%}", f"{fused / GB:.2f}", phase]
+        formulas = told(recipe, stage, of["world"])[int(place)].total
+        error = formulas / trace - 1
+        figures = [f"{trace / GB:.2f}", f"{formulas / GB:.2f}", f"{error:+.1%}", phase]
         yield "| " + " | ".join([recipe, stage, str(of["world"]), place, *figures]) + " |\n", error
 
 

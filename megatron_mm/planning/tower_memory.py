@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..costs import Cost
@@ -61,12 +62,21 @@ class Tower:
         return any(is_trained for _, is_trained in self.blocks)
 
     def looking(self) -> Moment:
-        """The last pass: what it needs, and what was kept of all; or, after it, the exchange."""
-        costs = [cost for cost, is_trained in self.blocks if not is_trained] + list(self.teacher)
-        alone = self.at_once * max((cost.alone for cost in costs), default=0.0)
+        """The last pass through what is frozen, whose caller holds what went in; then what learns; then the exchange.
+
+        Of passes before it is kept what of all is kept in the end.
+        """
+        frozen = [cost for cost, is_trained in self.blocks if not is_trained] + list(self.teacher)
+        alone = self.at_once * (max((cost.alone for cost in frozen), default=0.0) + self._entered(frozen))
+        before = self._kept() * (1 - self.at_once / self.share) if self.share else 0.0
         spare = self.at_once * max((cost.spare for cost, is_trained in self.blocks if is_trained), default=0.0)
-        exchange = 2 * (self.share + self.needed) * self.tokens
-        return Moment(self._kept(), max(alone, spare, exchange), self.own + self.share * self.tile)
+        then = max(spare, 2 * (self.share + self.needed) * self.tokens)
+        tiles = self.own + self.share * self.tile
+        moments = (Moment(before, alone, tiles), Moment(self._kept(), then, tiles))
+        return max(moments, key=lambda moment: moment.total)
+
+    def _entered(self, frozen: Sequence[Cost]) -> float:
+        return max((cost.entrance for cost in frozen), default=0.0)
 
     def kept(self) -> Moment:
         """While the pipeline runs: what was kept, the tokens as they were made and as they were given, and the
@@ -94,9 +104,10 @@ class Tower:
 def tower_of_job(job: Job, model: ModelConfig, pieces: Pieces, stage: int) -> Tower:
     """A rank's of this pipeline stage: an equal share of the global batch's tiles, and its replica's heaviest packs."""
     of, size = job.parallel, tile_size(model, job.load)
-    share = math.ceil(job.load.packs * job.load.of.tiles / (job.dp * of.pp * of.cp))
-    heavy = min(job.micro_batches, of.pp + 1)  # of its packs as many as the pipeline holds at once, as in a trace
-    needed = job.micro_batches * job.load.of.tiles + heavy * (job.load.most.tiles - job.load.of.tiles)
+    # the replica's packs are heavy as far as the pipeline holds them at once, all others average: as in a trace
+    more = min(job.micro_batches, of.pp + 1) * (job.load.most.tiles - job.load.of.tiles)
+    share = math.ceil((job.load.packs * job.load.of.tiles + more) / (job.dp * of.pp * of.cp))
+    needed = job.micro_batches * job.load.of.tiles + more
     wants = stage == 0 or model.injection.has_context
     tile = 3.0 * pixels(size)
     element = 4 if job.precision == "fp32" else 2
