@@ -65,7 +65,7 @@ VERBS: dict[str, Verb] = {
         "data", "a sample to its packs and steps, or a step to its samples", "megavlm.megatron_mm.data.verb:trace_main"
     ),
     "train": Verb("researcher", "train a recipe's stages; resumes by itself", "megavlm.megatron_mm.training.verb:main"),
-    "plan": Verb("researcher", "memory, step time and layouts without a GPU", None),
+    "plan": Verb("researcher", "memory, step time and layouts without a GPU", "megavlm.megatron_mm.planning.verb:main"),
     "convert import": Verb(
         "researcher",
         "published weights into a checkpoint that a stage starts from",

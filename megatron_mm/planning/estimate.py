@@ -8,19 +8,17 @@ from functools import cached_property
 
 from megavlm.platform.config import Recipe
 
+from ..backend.guards import check_parts
 from ..config import ModelConfig, Parallel, Stage
-from ..costs import Setting
+from ..costs import MicroBatch, Setting
 from ..data.build import StageData
 from ..data.manifest import Manifest
 from ..training.flops import step_flops
 from .contracts import Estimate, Gpu, Job, Load, Pieces, Recompute
 from .load import load_of
-from .memory import ranks
+from .memory import ranks, setting_of
 from .pieces import pieces_of
 from .timing import step_time
-
-ELEMENT_BYTES = {"fp32": 4}  # of an activation; 2 in every shorter precision
-SHORTER_BYTES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Task:
     """What a stage does, whatever its layout, so that many can be tried. parameters: in all; trained: of them."""
 
     spec: StageData
@@ -46,9 +44,10 @@ class Work:
     trained: int
 
     @classmethod
-    def of(cls, spec: StageData, load: Load) -> Work:
-        """A stage with what a step of it holds."""
+    def of(cls, spec: StageData, load: Load) -> Task:
+        """A stage with what a step of it holds; raises ConfigError where it trains what there is not."""
         model, train = spec.model, spec.stage.train
+        check_parts(model, spec.stage, f"stages.{spec.name}")
         flops = step_flops(model, train, load.amounts)
         return cls(spec, load, flops, model.parameter_counts()["total"], model.trained_parameters(train))
 
@@ -67,7 +66,7 @@ class Work:
         job = self.job(gpu, world, layout)
         return Estimate(
             job=job,
-            ranks=ranks(job, self.model),
+            ranks=ranks(job, self.model, heavy=self._pieces(layout, self.load.most)),
             time=step_time(job),
             model_flops=self.model_flops,
             steps=self.spec.stage.steps,
@@ -90,22 +89,21 @@ class Work:
             recompute=layout.recompute,
             train=tuple(stage.train),
             load=self.load,
-            pieces=self._pieces(layout),
+            pieces=self._pieces(layout, self.load.of),
             overlap=dp * parallel.cp > 1 if parallel.overlap is None else parallel.overlap,
         )
 
-    def _pieces(self, layout: Layout) -> Pieces:
+    def _pieces(self, layout: Layout, of: MicroBatch) -> Pieces:
         """One computation serves all layouts that split layers alike."""
-        of = layout.parallel
-        size = ELEMENT_BYTES.get(self.spec.stage.precision, SHORTER_BYTES)
-        setting = Setting(of.tp, of.cp, of.sequence_parallel, size)
-        if (setting, layout.recompute) not in self._known:
-            made = pieces_of(self.model, self.load, setting, layout.recompute)
-            self._known[setting, layout.recompute] = made
-        return self._known[setting, layout.recompute]
+        setting = setting_of(layout.parallel, self.spec.stage.precision)
+        key = (setting, layout.recompute, of)
+        if key not in self._known:
+            load = dataclasses.replace(self.load, of=of)
+            self._known[key] = pieces_of(self.model, load, setting, layout.recompute)
+        return self._known[key]
 
     @cached_property
-    def _known(self) -> dict[tuple[Setting, Recompute], Pieces]:
+    def _known(self) -> dict[tuple[Setting, Recompute, MicroBatch], Pieces]:
         return {}
 
 
@@ -115,16 +113,16 @@ def micro_batches(packs: int, dp: int, parallel: Parallel) -> int:
     return math.ceil(each / by) * by
 
 
-def work_of(
+def task_of(
     recipe: Recipe,
     stage: str,
     sample_tokens: int | None = None,
     sample_tiles: int | None = None,
     manifest: Manifest | None = None,
-) -> Work:
+) -> Task:
     """A stage of a recipe, with the load that is told, known or assumed; raises what `load_of` does."""
     spec = StageData.of(recipe, stage)
-    return Work.of(spec, load_of(spec, sample_tokens, sample_tiles, manifest))
+    return Task.of(spec, load_of(spec, sample_tokens, sample_tiles, manifest))
 
 
 def estimate(
@@ -137,5 +135,5 @@ def estimate(
     manifest: Manifest | None = None,
 ) -> Estimate:
     """A stage of a recipe as it stands there, on `world` GPUs. Another layout is an override of the recipe."""
-    work = work_of(recipe, stage, sample_tokens, sample_tiles, manifest)
-    return work.estimate(gpu, world, work.layout)
+    task = task_of(recipe, stage, sample_tokens, sample_tiles, manifest)
+    return task.estimate(gpu, world, task.layout)

@@ -14,9 +14,10 @@ from typing import Literal
 from megavlm.platform.errors import ConfigError
 
 from ..backend.fp8 import RECIPES
+from ..backend.guards import check_axes, require_fp8_sizes
 from ..config import Parallel
 from ..data.build import StageData
-from ..training.checks import check_sizes, check_world
+from ..training.checks import check_lengths, check_world
 from .contracts import Estimate, Gpu, Load, Memory
 
 Kind = Literal["layout", "waste", "memory"]
@@ -25,10 +26,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """kind: training would refuse it too or fail (layout), GPUs would idle (waste), memory would not do (memory)."""
+    """kind: training would refuse it too or fail (layout), GPUs would idle (waste), memory would not do (memory).
+
+    estimate: of what lacks memory.
+    """
 
     kind: Kind
     error: ConfigError
+    estimate: Estimate | None = None
 
     def record(self) -> dict[str, str | None]:
         """Plain data under stable keys."""
@@ -61,7 +66,9 @@ def check_layout(spec: StageData, gpu: Gpu, world: int) -> None:
     except ConfigError as error:
         more = math.ceil(world / parallel.split) * parallel.split
         raise ConfigError(error.what, where=error.where, fix=f"--gpus {more}, or another layout") from None
-    check_sizes(spec.name, spec.stage, spec.model, world, elsewhere=True)
+    check_axes(spec.model, spec.stage, where)
+    require_fp8_sizes(spec.model, spec.stage, where)
+    check_lengths(spec.name, spec.stage, spec.model, world)
     _check_machine(parallel, gpu, where)
     if spec.stage.precision in RECIPES and gpu.fp8 is None:
         what = f"precision {spec.stage.precision}, and {gpu.name} multiplies nothing in FP8"

@@ -9,7 +9,7 @@ from megavlm.platform.checkpoint_size import checkpoint_bytes
 
 from .contracts import Estimate
 
-HOUR = 3600.0
+HOUR, GIGA = 3600.0, 1e9
 # Of one GPU with its share of all else: 419 unexpected interruptions of 16,384 H100 in 54 days (Llama 3,
 # arXiv 2407.21783, section 3.3.4).
 MTBF_HOURS = 16_384 * 54 * 24 / 419

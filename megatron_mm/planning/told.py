@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..tracing.contracts import RankTrace
 from .contracts import Estimate, Memory, StepTime
 from .refuse import GIB, Refusal
 from .saves import HOUR, Saves
@@ -18,12 +19,14 @@ KINDS = [f.name for f in dataclasses.fields(Memory) if f.name != "stage"]
 class StagePlan:
     """What there is to say of a stage. own: in the recipe's layout; None where that divides nothing."""
 
+    stage: str
     origin: str  # of its load
     own: Estimate | None
     refused: Refusal | None  # the recipe's layout
     found: Found
     top: int  # so many of what was found are told
     saves: Saves | None  # of the fastest
+    traces: tuple[RankTrace, ...] = ()  # of the recipe's layout
 
     @property
     def best(self) -> Estimate | None:
@@ -53,6 +56,7 @@ class StagePlan:
             "tried": self.found.tried,
             "not_possible": self.found.refused,
             "checkpoint": dataclasses.asdict(self.saves) if self.saves else None,
+            "trace": [dataclasses.asdict(rank) | {"peak": rank.peak.total} for rank in self.traces],
         }
 
     def _slower(self, row: Estimate) -> dict[str, Any] | None:
@@ -65,18 +69,20 @@ class StagePlan:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"  {self.origin}"
+        yield f"stage {self.stage}: {self.origin}"
         if self.refused:
             error = self.refused.error
             yield f"  the recipe's layout is refused: {error.what}\n    where: {error.where}\n    fix:   {error.fix}"
         if not self.found.rows:
-            yield f"  no layout fits: of {self.found.tried} none is left ({_counts(self.found)})"
+            yield from self._nothing()
         if self.shown:
             yield from self._table()
         if self.best or self.own:
             yield from details(self.best or self.own)  # type: ignore[arg-type]
         if self.saves:
-            yield f"  {saved(self.saves)}"
+            yield saved(self.saves)
+        if self.own and self.traces:
+            yield from compared(self.own, self.traces)
 
     def _table(self) -> Iterator[str]:
         yield f"  {'layout':<58}{'GiB':>6}{'step':>9}{'MFU':>7}{'tokens/s/GPU':>14}{'days':>8}"
@@ -89,11 +95,13 @@ class StagePlan:
                 f"{job.load.tokens / row.time.total / job.world:>14,.0f}{row.days:>8.3g}{why}{own}"
             )
         if self.found.rows:
-            yield f"  of {self.found.tried} layouts {len(self.found.rows)} fit; not possible: {_counts(self.found)}"
+            yield f"  the fastest of {self.found.tried} layouts; +: what costs it most against the first"
 
-
-def _counts(found: Found) -> str:
-    return ", ".join(f"{count} by {kind}" for kind, count in found.refused.items()) or "none"
+    def _nothing(self) -> Iterator[str]:
+        if self.found.tried:
+            yield f"  none of {self.found.tried} layouts fits"
+        if self.found.nearest and self.found.nearest.estimate:
+            yield f"  nearest: {words(self.found.nearest.estimate)}: {self.found.nearest.error.what}"
 
 
 def words(row: Estimate) -> str:
@@ -118,10 +126,19 @@ def details(row: Estimate) -> Iterator[str]:
     yield f"    {row.steps:,} steps: {row.days:.3g} days, {24 * row.days * row.job.world:,.0f} GPU-hours"
 
 
+def compared(row: Estimate, traces: Sequence[RankTrace]) -> Iterator[str]:
+    """A trace's peaks beside the formulas', by pipeline stage."""
+    seconds = sum(rank.seconds for rank in traces)
+    yield f"  traced, in {seconds:.0f} s, GiB: {len(traces)} ranks that differ, and nothing failed"
+    for memory in row.ranks:
+        peak = max(rank.peak.total for rank in traces if rank.pipeline_stage == memory.stage)
+        of = f"{memory.total / GIB:.2f} by formulas, {memory.total / peak - 1:+.1%}"
+        yield f"    pipeline stage {memory.stage}: {peak / GIB:.2f}, and {of}"
+
+
 def saved(of: Saves) -> str:
     """Checkpoints in a line."""
-    took = f"  a checkpoint of {of.size / 1e9:,.3g} GB: written in {of.writing:.3g} s, in {of.stall:.2g} of which nobody trains"
-    best = (
-        f"with a failure every {of.mtbf / HOUR:.3g} h save every {of.every:,} steps: {of.lost:.1%} of the time is lost"
-    )
-    return f"{took}; {best}"
+    size = f"{of.size / 1e9:,.3g} GB"
+    took = f"  a checkpoint of {size} is written in {of.writing:.3g} s, in {of.stall:.2g} s of which nobody trains"
+    best = f"with a failure every {of.mtbf / HOUR:.3g} h, save every {of.every:,} steps: {of.lost:.2%} of the time"
+    return f"{took}; {best} is lost"
