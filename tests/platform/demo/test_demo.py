@@ -44,8 +44,9 @@ def run(out: Path, *options: str) -> dict:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """(folder, figures) of one whole run."""
-    out = tmp_path_factory.mktemp("demo") / "demo"
+    """(folder, figures) of one whole run: of that in $MEGAVLM_DEMO_RUN, where one has just been made there."""
+    made = os.environ.get("MEGAVLM_DEMO_RUN")
+    out = Path(made) if made else tmp_path_factory.mktemp("demo") / "demo"
     return out, run(out)
 
 
