@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from megavlm.platform.config import Recipe
-from megavlm.platform.errors import ConfigError
+from megavlm.platform.errors import ConfigError, InputError
 
 from ..config import ModelConfig, Parallel, Stage, Stages
 from ..data.build import StageData
@@ -31,6 +31,8 @@ from .checks import (
 )
 from .stages import chosen
 from .watchers.base import check_watchers
+
+Needs = Callable[[Recipe, str, bool], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +75,18 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, stage: str | None = None, nproc: int | None = None, nodes: int = 1, elsewhere: bool = False
+    recipe: Recipe,
+    stage: str | None = None,
+    nproc: int | None = None,
+    nodes: int = 1,
+    elsewhere: bool = False,
+    shapes: bool = False,
 ) -> Plan:
     """Check all that can be known without torch; raises ConfigError or InputError at the first thing that cannot be.
 
     `nproc` processes on each of `nodes` machines; without it, `default_nproc`. `elsewhere`: this is none of those
-    machines, so that what is not installed here is a note.
+    machines, so that what is not installed here is a note. `shapes`: only these matter, so that data, tokenizer and
+    weights that are missing are a note.
     """
     stages: Stages = recipe.section("stages")
     names = chosen(stages, stage)
@@ -90,37 +98,58 @@ def make_plan(
     notes: list[str] = []
     for name in names:
         check_world(name, stages.layout(name), nodes, nproc)
-        plan = _plan_gate if name in stages.gates else _plan_training
-        made, found = plan(recipe, name, nodes * nproc, elsewhere)
-        plans.append(made)
+        plan, needs = (_plan_gate, _gate_needs) if name in stages.gates else (_plan_training, _training_needs)
+        plans.append(plan(recipe, name, nodes * nproc, elsewhere))
+        found = (_or_note if shapes else _strictly)(needs, recipe, name, elsewhere)
         notes += [note for note in found if note not in notes]
     return Plan(recipe.name, nodes * nproc, nodes, nproc, plans, notes)
 
 
-def _plan_training(recipe: Recipe, name: str, world: int, elsewhere: bool) -> tuple[StagePlan, list[str]]:
+def _strictly(needs: Needs, recipe: Recipe, name: str, elsewhere: bool) -> list[str]:
+    return needs(recipe, name, elsewhere)
+
+
+def _or_note(needs: Needs, recipe: Recipe, name: str, elsewhere: bool) -> list[str]:
+    """The first thing that is missing as a note."""
+    try:
+        return needs(recipe, name, elsewhere)
+    except (ConfigError, InputError) as error:
+        return [f"stage '{name}' could not be trained here: {error.what}"]
+
+
+def _plan_training(recipe: Recipe, name: str, world: int, elsewhere: bool) -> StagePlan:
     spec = StageData.of(recipe, name)
     check_sizes(name, spec.stage, spec.model, world, elsewhere)
-    require_ratios(name, spec.stage, recipe.sources)
-    check_vocabulary(spec)
     check_suites(name, spec.stage)
     check_watchers(recipe, name)
+    return _stage_plan(name, spec.stage, spec.model, world)
+
+
+def _training_needs(recipe: Recipe, name: str, elsewhere: bool) -> list[str]:
+    """Data, tokenizer and weights: notes on what will be made; raises for what is missing."""
+    spec = StageData.of(recipe, name)
+    require_ratios(name, spec.stage, recipe.sources)
+    check_vocabulary(spec)
     if not elsewhere:
         check_start(name, spec.stage)
         check_teacher(name, spec.stage, spec.model)
         spec.data.decoder.check()
     notes = check_sets(spec.data, sets_of(spec.stage)) + check_asked(spec.data, spec.stage.evaluate, elsewhere)
-    return _stage_plan(name, spec.stage, spec.model, world), notes + (missing_here(spec.stage) if elsewhere else [])
+    return notes + (missing_here(spec.stage) if elsewhere else [])
 
 
-def _plan_gate(recipe: Recipe, name: str, world: int, elsewhere: bool) -> tuple[StagePlan, list[str]]:
+def _gate_needs(recipe: Recipe, name: str, elsewhere: bool) -> list[str]:
     """The suites are known before hours of training: raises ConfigError for one that nobody names a set for."""
+    return check_asked(recipe.section("data"), gate_sets(recipe.section("stages"), name), elsewhere)
+
+
+def _plan_gate(recipe: Recipe, name: str, world: int, elsewhere: bool) -> StagePlan:
     stages: Stages = recipe.section("stages")
     gate, judged = stages.gates[name], StageData.of(recipe, stages.gates[name].judges)
     layout = stages.layout(name)
     check_layout(judged.model, layout)
     find_protocol(gate.protocol)
-    notes = check_asked(recipe.section("data"), gate_sets(stages, name), elsewhere)
-    plan = StagePlan(
+    return StagePlan(
         name=name,
         parameters=judged.model.parameter_counts()["total"],
         trained_parameters=0,
@@ -135,7 +164,6 @@ def _plan_gate(recipe: Recipe, name: str, world: int, elsewhere: bool) -> tuple[
         micro_batches=None,
         precision=judged.stage.precision,
     )
-    return plan, notes
 
 
 def default_nproc(layouts: Sequence[Parallel], nodes: int = 1) -> int:

@@ -23,6 +23,9 @@ from ..data.build import StageData, build_manifest
 from ..data.manifest import Manifest, refuse_format_1
 from ..data.sets import demo_data_missing, sets_of
 from ..data.skips import Skips, read_skips
+from ..tracing.contracts import RankTrace
+from ..tracing.told import readable as tabled
+from ..tracing.told import record
 from .back import GoBack, plan_back
 from .checks import check_trackers, check_writable
 from .launch import follow, lead, shared_attempt
@@ -51,6 +54,7 @@ EPILOG = """\
 examples:
   megavlm train nvlm-d-mini                               every unfinished stage; run it again to resume
   megavlm train nvlm-d-mini stages.sft.steps=50 --dry-run --json
+  megavlm train nvlm-d-72b --dry-run --trace --nodes 16 --nproc 8   every rank that differs, walked on this machine
   megavlm train nvlm-d-mini --stage sft --from-step 60 --skip 70:72   after a loss spike: back, and without two batches
 """
 
@@ -60,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     words, overrides = split_overrides(argv)
     args, here = _arguments(words), place()
     recipe = load_recipe(args.recipe, overrides)
-    plan = make_plan(recipe, args.stage, args.nproc, args.nodes or here.nodes, elsewhere=args.nodes is not None)
+    plan = make_plan(recipe, args.stage, args.nproc, args.nodes or here.nodes, args.nodes is not None, args.trace)
     out = args.out or default_runs_root() / recipe.name
     if args.dry_run or here.leads:
         check_writable(out)
@@ -68,7 +72,10 @@ def main(argv: Sequence[str]) -> int:
         check_trackers(recipe)
     back = _back(recipe, args, out)
     if args.dry_run:
-        print(json.dumps(plan.record() | {"run": str(out)}, indent=2) if args.json else readable(plan, out, back))
+        traces = traced(recipe, plan) if args.trace else {}
+        told = plan.record() | {"run": str(out)} | ({"trace": record(traces)} if traces else {})
+        parts = [readable(plan, out, back), *([tabled(traces)] if traces else [])]
+        print(json.dumps(told, indent=2) if args.json else "\n".join(parts))
         return 0
     if plan.nodes != here.nodes:
         fix = f"start it on every machine with {COUNT}={plan.nodes}, or let `megavlm submit` do so"
@@ -93,7 +100,24 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--from-step", type=int, metavar="A", help="go back to the newest checkpoint at or before step A")
     p.add_argument("--skip", metavar="A:B", help="with it: leave the manifest's global batches A..B-1 (from 0) out")
     p.add_argument("--dry-run", action="store_true", help="check everything and print the plan; loads no torch")
-    return p.parse_args(words)
+    p.add_argument(
+        "--trace",
+        action="store_true",
+        help="with it: walk every rank that differs through a step of the real code, without data, weights or GPUs: "
+        "shape errors appear here, and what each rank holds; loads torch, minutes for 72B",
+    )
+    args = p.parse_args(words)
+    if args.trace and not args.dry_run:
+        raise ConfigError("--trace walks through a job and trains nothing", where="--trace", fix="add --dry-run")
+    return args
+
+
+def traced(recipe: Recipe, plan: Plan) -> dict[str, tuple[RankTrace, ...]]:
+    """The traces of the plan's stages that train; raises ConfigError for what fails on a rank. Loads torch."""
+    from ..tracing.job import trace_stages
+
+    trained = recipe.section("stages").root
+    return trace_stages(recipe, [stage.name for stage in plan.stages if stage.name in trained], plan.world)
 
 
 def _back(recipe: Recipe, args: argparse.Namespace, out: Path) -> GoBack | None:
