@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 
 from ..costs import Cost
 from .contracts import Job, StepTime
@@ -89,13 +90,12 @@ def _tower(run: Runner) -> float:
     share = math.ceil(job.load.packs * job.load.of.tiles * job.parallel.tp / job.world)
     learnt = [learns(cost.part, job.train) for cost in pieces.tower]
     reached = [any(learnt[: place + 1]) for place in range(len(learnt))]  # gradients come as far as what learns first
+    blocks = [*zip(pieces.tower, learnt, reached, strict=True), *((cost, False, False) for cost in pieces.teacher)]
     works = [
-        run.work(cost, trained, through, job.recompute if through else "none", "bf16")
-        for cost, trained, through in zip(pieces.tower, learnt, reached, strict=True)
+        run.work(cost, trained, through, job.recompute if through else "none", "bf16").times(count)
+        for (cost, trained, through), count in Counter(blocks).items()  # a tower's layers are mostly alike
     ]
-    return (
-        share * together([*works, *(run.work(cost, False, False, precision="bf16") for cost in pieces.teacher)]).total
-    )
+    return share * together(works).total
 
 
 def _sends(run: Runner) -> float:
