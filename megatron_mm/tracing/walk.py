@@ -145,5 +145,5 @@ def _anew(parameter: nn.Parameter, fn: Callable[[Tensor], Tensor]) -> nn.Paramet
     if changed is parameter:
         return parameter
     made = nn.Parameter(changed, requires_grad=parameter.requires_grad)
-    made.__dict__.update(parameter.__dict__)
+    made.__dict__.update({**parameter.__dict__, **made.__dict__})  # a fake one's own device is among them
     return made
