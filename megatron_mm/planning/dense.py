@@ -81,6 +81,8 @@ def _layer(point: Point, micro: MicroBatch, setting: Setting) -> Cost:
     cost = layer_cost(shape, micro.positions, micro.squares, setting)
     if point.fused:
         cost = dataclasses.replace(cost, moved=_fused(shape, micro, setting))
+    if point.recompute == "every_other":
+        cost = dataclasses.replace(cost, kept=_every_other(shape, micro, setting))
     if point.flash:
         return cost
     scores = shape.heads * micro.squares / setting.tp / setting.cp
@@ -92,3 +94,10 @@ def _fused(shape: LayerShape, micro: MicroBatch, setting: Setting) -> float:
     hidden = 2 * (2 + 3) * shape.hidden
     inside = 2 * (shape.queries + shape.keys) + shape.entered + shape.ffn
     return SIZE * micro.positions / setting.cp / setting.tp * (hidden + inside)
+
+
+def _every_other(shape: LayerShape, micro: MicroBatch, setting: Setting) -> float:
+    """Kept by torchtitan's selective recomputation: the layer's input, queries, values, what attention makes, and the
+    first and the last product of the MLP."""
+    width = 2 * shape.hidden + 2 * shape.queries + shape.keys + shape.ffn
+    return SIZE * micro.positions / setting.cp / setting.tp * width
