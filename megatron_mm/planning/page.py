@@ -53,7 +53,7 @@ def add_layouts(report: Report, plan: StagePlan) -> None:
     """What the search found, beside the recipe's own layout."""
     rows = {f"{words(row)}{' (the recipe)' if plan.is_own(row) else ''}": row for row in plan.shown}
     if rows:
-        speed = {name: row.job.load.tokens / row.time.total / row.job.world for name, row in rows.items()}
+        speed = {name: round(row.job.load.tokens / row.time.total / row.job.world) for name, row in rows.items()}
         report.bar_chart("Throughput by layout", speed, "tokens/s per GPU, padding not counted")
         report.stacked_bars("A step's time by cause", {name: causes(row) for name, row in rows.items()}, "seconds")
 

@@ -35,7 +35,7 @@ def trace_job(spec: StageData, world: int, load: Load) -> tuple[RankTrace, ...]:
     Raises ConfigError for whatever fails on one, naming rank, pipeline stage, module and sizes.
     """
     with _quietly():
-        return tuple(_walk(spec, rank, world, load) for rank in distinct_ranks(spec, world, load))
+        return tuple(_walk(spec, rank, world, load) for rank in distinct_ranks(spec, world))
 
 
 @contextlib.contextmanager

@@ -162,9 +162,8 @@ def legend(axes: Any, names: Sequence[str], columns: int = 4) -> None:
     if names and (len(names) > 1 or len(axes.lines) > 0):
         drawn = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         handles = [drawn[name] for name in names]  # matplotlib would put every line before every bar
-        axes.legend(
-            handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, handlelength=1.4
-        )
+        # of the figure and not of the axes, which long labels make too narrow for it
+        axes.figure.legend(handles, names, loc="outside upper left", ncols=columns, borderaxespad=0.3, handlelength=1.4)
 
 
 def colour(index: int) -> str:

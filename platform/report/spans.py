@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from . import charts
 
 LEAST = 0.017  # of the whole width: a box that has room for its label
-PALEST = 0.35
+PALEST = 0.4
 
 
 class Span(NamedTuple):
@@ -30,7 +30,10 @@ def svg(rows: Mapping[str, Sequence[Span]], x_label: str) -> str:
     def draw(axes: Any) -> None:
         for place, row in enumerate(rows.values()):
             for (name, shade), boxes in groupby(sorted(row, key=_look), key=_look):
-                _boxes(axes, place, list(boxes), charts.colour(names.index(name)), shade)
+                look = {"facecolor": charts.colour(names.index(name)), "alpha": 1 - shade * (1 - PALEST)}
+                extents = [(box.start, box.end - box.start) for box in boxes]
+                edge = 0.6 if min(width for _, width in extents) >= LEAST * last / 4 else 0.0  # or it covers the box
+                axes.broken_barh(extents, (place - 0.4, 0.8), edgecolor=charts.GRID, linewidth=edge, **look)
             for span in row:
                 if span.label and span.end - span.start >= LEAST * last:
                     axes.text((span.start + span.end) / 2, place, span.label, ha="center", va="center", fontsize=7)
@@ -44,13 +47,6 @@ def svg(rows: Mapping[str, Sequence[Span]], x_label: str) -> str:
 
 def _look(span: Span) -> tuple[str, float]:
     return span.series, span.shade
-
-
-def _boxes(axes: Any, place: int, spans: Sequence[Span], colour: str, shade: float) -> None:
-    """Boxes of one look in a row, a thin line between neighbours."""
-    extents = [(span.start, span.end - span.start) for span in spans]
-    alpha = 1 - shade * (1 - PALEST)
-    axes.broken_barh(extents, (place - 0.4, 0.8), facecolor=colour, alpha=alpha, edgecolor=charts.GRID, linewidth=0.6)
 
 
 def _legend(axes: Any, names: Sequence[str]) -> None:

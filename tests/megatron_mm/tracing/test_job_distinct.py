@@ -8,10 +8,8 @@ import pytest
 from megatron.core.parallel_state import RankGenerator
 
 from megavlm.megatron_mm.config import Parallel
-from megavlm.megatron_mm.costs import MicroBatch
 from megavlm.megatron_mm.data.build import StageData
-from megavlm.megatron_mm.data.shares import assign
-from megavlm.megatron_mm.planning.contracts import Load
+from megavlm.megatron_mm.data.shares import Grid, Shares, assign
 from megavlm.megatron_mm.tracing.distinct import distinct_ranks, pipeline_stage
 from megavlm.platform.config import load_recipe
 
@@ -21,44 +19,38 @@ def spec_with(parallel: Parallel) -> StageData:
     return replace(spec, stage=spec.stage.model_copy(update={"parallel": parallel}))
 
 
-def load_with(packs: int) -> Load:
-    pack = MicroBatch(1024, 1, 1024**2)
-    return Load(packs, packs, pack, pack, 1024.0 * packs, "made up")
+LAYOUTS = [
+    (Parallel(), 1, 2, 1),
+    (Parallel(tp=2), 2, 2, 2),
+    (Parallel(tp=8, pp=4), 128, 128, 5),
+    (Parallel(tp=8, pp=4), 128, 130, 5),
+    (Parallel(tp=2, pp=2, cp=2), 24, 5, 3),
+    (Parallel(pp=4), 16, 3, 5),
+]
 
 
-@pytest.mark.parametrize(
-    ("parallel", "world", "packs", "count"),
-    [
-        (Parallel(), 1, 2, 1),
-        (Parallel(tp=2), 2, 2, 2),
-        (Parallel(tp=8, pp=4), 128, 128, 8),
-        (Parallel(tp=8, pp=4), 128, 130, 16),
-        (Parallel(tp=2, pp=2, cp=2), 24, 5, 8),
-        (Parallel(pp=4), 16, 3, 8),
-    ],
-)
-def test_every_stage_share_of_packs_and_edge_is_among_them(
+@pytest.mark.parametrize(("parallel", "world", "packs", "count"), LAYOUTS)
+def test_every_pipeline_stage_and_every_edge_is_among_them(
     parallel: Parallel, world: int, packs: int, count: int
 ) -> None:
-    """Every rank's kind, by megatron-core's groups and by how the loader gives out packs, is that of one of them."""
+    """Every rank by megatron-core's groups and by how the loader gives out packs and tiles: none is beyond these."""
     dp = world // parallel.split
     generator = RankGenerator(tp=parallel.tp, ep=1, dp=dp, pp=parallel.pp, cp=parallel.cp, order="tp-cp-ep-dp-pp")
     place = {
         axis: {rank: group.index(rank) for group in generator.get_ranks(axis) for rank in group}
-        for axis in ("tp", "dp", "pp")
+        for axis in ("tp", "dp", "pp", "cp")
     }
-    given = [len(mine) for mine in assign([1.0] * packs, dp)]
+    given = assign([1.0] * packs, dp)
+    shares = Shares(Grid(dp, parallel.pp, parallel.cp), [[3] * len(mine) for mine in given])
+    found = distinct_ranks(spec_with(parallel), world)
+    assert len(found) == count
 
-    def kind(rank: int) -> tuple[int, int]:
-        return place["pp"][rank], given[place["dp"][rank]]
+    def facts(rank: int) -> list[int]:
+        decoded = shares.decodes(rank // parallel.tp, parallel.tp, rank % parallel.tp)
+        return [len(given[place["dp"][rank]]), len(decoded), *(place[axis][rank] for axis in ("tp", "cp", "pp"))]
 
-    found = distinct_ranks(spec_with(parallel), world, load_with(packs))
-    assert len(found) == count == len(set(found)) and found == sorted(found)
-    assert {kind(rank) for rank in range(world)} == {kind(rank) for rank in found}
-    for edge in (0, parallel.tp - 1):
-        assert {kind(r) for r in range(world)} == {kind(r) for r in found if place["tp"][r] == edge}
+    every, ours = [[facts(rank) for rank in ranks] for ranks in (range(world), found)]
+    for all_values, our_values in zip(zip(*every, strict=True), zip(*ours, strict=True), strict=True):
+        assert (min(all_values), max(all_values)) == (min(our_values), max(our_values))
+    assert {place["pp"][rank] for rank in found} == set(range(parallel.pp))
     assert [pipeline_stage(spec_with(parallel), world, rank) for rank in found] == [place["pp"][r] for r in found]
-
-
-def test_where_nothing_is_known_of_the_load_the_last_replica_may_differ() -> None:
-    assert distinct_ranks(spec_with(Parallel(tp=2)), 8) == [0, 1, 6, 7]
