@@ -68,9 +68,16 @@ def _sources(rows: list[Row]) -> Iterator[str]:
         told = [f"machines: {plan.hardware}"] + ([f"time: {plan.time}"] if plan.time else [])
         changed = [f"changed: {', '.join(f'`{each}`' for each in plan.changes)}"] if plan.changes else []
         yield f"- **{_name(row)}** ({', '.join(plan.stages)}). {'; '.join([*told, *changed])}."
-        for estimate in row.estimates:
-            own = plan.samples.get(estimate.job.stage)
-            yield f"  - {estimate.job.stage}: {estimate.job.load.origin}" + (f" ({own.why})" if own else "")
+        yield from (f"  - {', '.join(stages)}: {content}" for content, stages in _contents(row).items())
+
+
+def _contents(row: Row) -> dict[str, list[str]]:
+    """What samples hold -> the stages in which they do."""
+    found: dict[str, list[str]] = {}
+    for stage, origin in ((each.job.stage, each.job.load.origin) for each in row.estimates):
+        own = row.plan.samples.get(stage)
+        found.setdefault(origin + (f" ({own.why})" if own else ""), []).append(stage)
+    return found
 
 
 def _name(row: Row) -> str:

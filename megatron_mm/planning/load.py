@@ -148,5 +148,5 @@ def _origin(spec: StageData, seeing: Sample, share: float, told: bool) -> str:
     if share:
         words.append(f"but {share:.0%} are text alone, of {TALK.usual} tokens")
     elif spec.stage.mixture.text_sets:
-        words.append("those of text alone counted as if they were such, since the recipe says no share")
+        words.append("text-only ones too: the recipe says no share")
     return ", ".join(words)
