@@ -83,6 +83,7 @@ class ClusterProfile(Config):
     account: Line | None = None
     qos: Line | None = None
     gpus_per_node: int = Field(0, ge=0)
+    gpu: Line | None = None  # which, by `megavlm plan --gpu`: memory is checked before anything is queued
     processes_per_node: int | None = Field(None, ge=1)  # default: one per GPU, or one
     cpus_per_task: int | None = Field(None, ge=1)
     memory: Line | None = None  # as sbatch takes it; "0" is all of a node

@@ -15,7 +15,7 @@ from megavlm.platform.cli import parser, split_overrides
 from megavlm.platform.errors import CheckFailed, ConfigError, MissingPackage
 from megavlm.platform.runs import default_runs_root, find_run
 
-from . import checks, commands, partitions, send, work
+from . import checks, commands, foresight, partitions, send, work
 from .partitions import Partition
 from .profile import ClusterProfile, load_profile
 from .submission import Planned, Submission, prepare
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     checks.check_limits(profile, args.nodes, args.spares)
     partition, notes = _partition(profile, args)
     todo = _work(args, overrides, verb, profile)
-    notes += _check(profile, todo)
+    notes += _check(profile, todo, args, overrides)
     if not todo.pieces:
         return _nothing_to_do(todo, args.json)
     successor = not profile.requeue or (partition is not None and partition.cancels)
@@ -114,12 +114,14 @@ def _partition(profile: ClusterProfile, args: argparse.Namespace) -> tuple[Parti
     return partition, []
 
 
-def _check(profile: ClusterProfile, todo: Work) -> list[str]:
+def _check(profile: ClusterProfile, todo: Work, args: argparse.Namespace, overrides: list[str]) -> list[str]:
     """The rest of the checks; returns what is worth telling."""
     checks.check_image(profile)
     checks.check_folder(todo.run)
     stages = [stage for stage in todo.plan.get("stages", []) if stage["name"] in {piece.name for piece in todo.pieces}]
-    return [*todo.plan.get("notes", []), *([checks.check_disk(todo.run, stages)] if stages else [])]
+    trained = [stage["name"] for stage in stages if stage["steps"]]
+    fits = foresight.check_plan(profile, args.recipe, overrides, trained, args.nodes) if trained else []
+    return [*todo.plan.get("notes", []), *([checks.check_disk(todo.run, stages)] if stages else []), *fits]
 
 
 def _nothing_to_do(todo: Work, as_json: bool) -> int:
