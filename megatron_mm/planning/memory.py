@@ -15,7 +15,7 @@ from ..costs import Cost, Setting
 from .contracts import Job, Memory, Pieces
 from .pieces import learns, pieces_of
 from .pipeline import held_layers, in_flight
-from .tower_memory import Moment, Tower, tower_of_job
+from .tower_memory import GRADIENTS, Moment, Tower, tower_of_job
 
 if TYPE_CHECKING:
     from ..config import ModelConfig, Parallel
@@ -50,8 +50,13 @@ def setting_of(of: Parallel, precision: str, composed_norms: bool = False) -> Se
 def rank(job: Job, pieces: Pieces, tower: Tower, stage: int) -> Memory:
     """A pipeline stage's, at its fullest moment."""
     stood = _standing(job, pieces, stage)
-    running = Stage(job, pieces, stage).fullest()
-    moments = (tower.looking(), running + tower.kept(), tower.learning())
+    running = Stage(job, pieces, stage)
+    moments = (
+        tower.looking(),
+        running.fullest() + tower.kept(),
+        running.ending() + tower.kept(GRADIENTS),
+        tower.learning(),
+    )
     worst = max(moments, key=lambda moment: moment.total)
     return Memory(stage, *stood, worst.activations, worst.spare, worst.buffers + _gathered(job, pieces))
 
@@ -108,10 +113,18 @@ class Stage:
 
     def fullest(self) -> Moment:
         """At the end of the forward pass with which most is kept, or as the backward pass through its layers begins."""
+        return Moment(self._all(), max(self.is_last * self.pieces.head.spare, self._again() - self._head()))
+
+    def ending(self) -> Moment:
+        """As that backward pass has come to the embedding."""
+        done = sum(map(self._kept, self.chunks[0])) + (self._head() if self.job.parallel.vp == 1 else 0.0)
+        return Moment(self._all() - done)
+
+    def _all(self) -> float:
+        """Of all micro-batches that are kept at once."""
         layers = zip(self.counts, self.chunks, strict=True)
         kept = sum(count * sum(map(self._kept, chunk)) for count, chunk in layers)
-        kept += self._sent() + self.counts[-1] * self._head()
-        return Moment(kept, max(self.is_last * self.pieces.head.spare, self._again() - self._head()))
+        return kept + self._sent() + self.counts[-1] * self._head()
 
     def _kept(self, number: int) -> float:
         """Of one micro-batch in a layer."""

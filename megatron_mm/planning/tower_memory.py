@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..costs import Cost
@@ -19,6 +18,7 @@ from .pieces import learns, pixels, tile_size
 if TYPE_CHECKING:
     from ..config import ModelConfig
 
+GRADIENTS = 3  # of a process' visual tokens at the end of a pack's backward pass: sum, zeros, and both joined
 PIXELS_AT_ONCE = 128 * 448**2  # training/encode.py's, which loads torch
 
 
@@ -62,12 +62,12 @@ class Tower:
         return any(is_trained for _, is_trained in self.blocks)
 
     def looking(self) -> Moment:
-        """The last pass through what is frozen, whose caller holds what went in; then what learns; then the exchange.
+        """The last pass through what is frozen; then what learns; then the exchange.
 
         Of passes before it is kept what of all is kept in the end.
         """
         frozen = [cost for cost, is_trained in self.blocks if not is_trained] + list(self.teacher)
-        alone = self.at_once * (max((cost.alone for cost in frozen), default=0.0) + self._entered(frozen))
+        alone = self.at_once * max((cost.alone for cost in frozen), default=0.0)
         before = self._kept() * (1 - self.at_once / self.share) if self.share else 0.0
         spare = self.at_once * max((cost.spare for cost, is_trained in self.blocks if is_trained), default=0.0)
         then = max(spare, 2 * (self.share + self.needed) * self.tokens)
@@ -75,13 +75,10 @@ class Tower:
         moments = (Moment(before, alone, tiles), Moment(self._kept(), then, tiles))
         return max(moments, key=lambda moment: moment.total)
 
-    def _entered(self, frozen: Sequence[Cost]) -> float:
-        return max((cost.entrance for cost in frozen), default=0.0)
-
-    def kept(self) -> Moment:
-        """While the pipeline runs: what was kept, the tokens as they were made and as they were given, and the
-        gradient of these, which each pack's backward pass makes whole and adds to the sum."""
-        gradient = 2 * self.needed * self.tokens * self.trained
+    def kept(self, gradients: int = 1) -> Moment:
+        """While the pipeline runs: what was kept, the tokens as they were made and as they were given, and gradients
+        of these: their sum, and at the end of a pack's backward pass its own, filled up with zeros for all packs."""
+        gradient = gradients * self.needed * self.tokens * self.trained
         given = (self.share + self.needed) * self.tokens
         return Moment(self._kept() + given, gradient, self.own)
 
