@@ -6,11 +6,14 @@ pipeline; the recipes have table 11's: 4 stages for D.
 
 from __future__ import annotations
 
+import dataclasses
+
 from megavlm.platform.config import load_recipe
 
-from .estimate import task_of
+from .estimate import Task, task_of
 from .hardware import find_gpu
-from .timing import step_time
+from .rates import Runner, constants
+from .timing import stage_works, step_time
 
 PUBLISHED = {"x": 5.063, "h": 7.071, "d": 8.885}  # seconds of a step
 TOKENS = {"x": 1024, "h": 1280, "d": 2816}
@@ -19,6 +22,24 @@ BATCH, GPUS, TILES = 256, 128, 7
 
 def seconds(variant: str, *overrides: str) -> float:
     """Of a step of NVLM-X, -H or -D with Yi-34B, one sample in each sequence as the published script has it."""
-    whole = [f"stages.sft.mixture.batch.size={BATCH}", "stages.sft.mixture.pack=false", *overrides]
-    task = task_of(load_recipe(f"nvlm-{variant}-34b", whole), "sft", TOKENS[variant], TILES)
+    task = _task(variant, *overrides)
     return step_time(task.job(find_gpu("h100"), GPUS, task.layout)).total
+
+
+def staged(variant: str, pp: int) -> float:
+    """The same as published code does it: in `pp` stages, the first of which encodes each micro-batch's tiles.
+
+    Nothing is padded, and gradients are summed when all is done.
+    """
+    task = _task(variant, f"stages.sft.mixture.sequence_length={TOKENS[variant]}")
+    parallel = task.layout.parallel.model_copy(update={"pp": pp, "overlap": False})
+    job = task.job(find_gpu("h100"), GPUS, dataclasses.replace(task.layout, parallel=parallel))
+    time, stages = step_time(job), [stage.work.total for stage in stage_works(Runner(job, constants()))]
+    groups = GPUS / parallel.tp
+    stages[0] += time.tower * groups / BATCH  # of one sample's tiles on its own group
+    return job.micro_batches * max(stages) + sum(stages) - max(stages) + time.pipeline + time.data + time.update
+
+
+def _task(variant: str, *overrides: str) -> Task:
+    whole = [f"stages.sft.mixture.batch.size={BATCH}", "stages.sft.mixture.pack=false", *overrides]
+    return task_of(load_recipe(f"nvlm-{variant}-34b", whole), "sft", TOKENS[variant], TILES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megavlm.megatron_mm.planning.nvlm import PUBLISHED, seconds
+from megavlm.megatron_mm.planning.nvlm import PUBLISHED, seconds, staged
 
 
 def test_x_is_as_much_faster_than_d_as_published():
@@ -23,7 +23,14 @@ def test_h_is_as_much_slower_than_x_as_published():
     assert seconds("h") / seconds("x") == pytest.approx(7.071 / 5.063, rel=0.05)
 
 
-def test_the_published_code_was_slower_than_the_formulas_and_never_twice():
-    """It overlaps no communication, and encodes on every group of eight."""
+def test_h_and_d_take_as_long_as_published_where_the_first_of_four_stages_encodes():
+    """Absolute times within what the planner's times err by elsewhere, and their ratio within 2 %."""
+    h, d = staged("h", 4), staged("d", 4)
+    assert h == pytest.approx(PUBLISHED["h"], rel=0.1) and d == pytest.approx(PUBLISHED["d"], rel=0.1)
+    assert h / d == pytest.approx(7.071 / 8.885, rel=0.02)
+
+
+def test_the_published_code_was_slower_than_the_formulas_of_our_engine_and_not_twice_as_slow():
+    """It hides no communication, and encodes where others wait."""
     for variant, published in PUBLISHED.items():
         assert 0.5 * published < seconds(variant) < published
