@@ -29,6 +29,7 @@ class Gpu:
     network: float  # bytes/s to other machines
     per_node: int = 8
     watts: float = 700.0  # power limit
+    cores: float = 14.0  # of its machine's CPUs, for each GPU
 
 
 NOTHING = Amounts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -44,4 +44,5 @@ def _gpu(name: str, reserve: float, **of: Any) -> Gpu:
         link=of["link"] * GIGA,
         network=of["network"] * GIGA,
         watts=of["watts"],
+        cores=of["cores"],
     )

@@ -4,6 +4,7 @@
 - gradients are summed in float32 and weights gathered in two bytes, hidden behind one micro-batch as far as it lasts;
   weights that are sharded too (FSDP) are gathered twice for each micro-batch, and hidden as far;
 - tiles are shared by all processes (training/encode.py), so that the tower's time is that of a process' share;
+- images are decoded by the machine's cores while the step before runs, and waited for as far as that takes longer;
 - the optimizer reads and writes OPTIMIZER_BYTES for each number of its shard.
 """
 
@@ -20,6 +21,7 @@ from .pipeline import held_layers
 from .rates import MEMORY, Constants, Runner, Work, constants, together
 
 OPTIMIZER_BYTES = 34  # read: gradient for its norm, gradient, master weight, two moments; written: these three, bf16
+IMAGES = 34.6  # of 1280 x 960 that a core decodes and cuts in a second, as slow as `exact`: benchmarks/decode.md
 GRADIENT, WEIGHT = 4, 2  # bytes of a number, as gradients are summed and weights gathered
 
 
@@ -38,7 +40,7 @@ def step_time(job: Job, of: Constants | None = None) -> StepTime:
     slowest = max(stages, key=lambda stage: stage.work.total)
     steps = slowest.work.times(job.micro_batches)
     waiting = sum(stage.work.total for stage in stages) - slowest.work.total
-    return StepTime(
+    time = StepTime(
         products=steps.products,
         mixing=steps.mixing,
         moved=steps.moved,
@@ -50,6 +52,7 @@ def step_time(job: Job, of: Constants | None = None) -> StepTime:
         update=_update(run, slowest.weights),
         loading=0.0,
     )
+    return dataclasses.replace(time, loading=max(0.0, _decoding(job) - time.total))
 
 
 def stage_works(run: Runner) -> list[StageWork]:
@@ -123,6 +126,12 @@ def _update(run: Runner, weights: float) -> float:
     job = run.job
     shard = (weights + _tower_weights(job)) / (job.dp * job.parallel.cp)
     return shard * OPTIMIZER_BYTES / (job.gpu.bandwidth * MEMORY)
+
+
+def _decoding(job: Job) -> float:
+    """Seconds in which a machine's cores decode its share of the images, while the step before runs."""
+    images = sum(count for _, count in job.load.amounts.cuts)
+    return images / (job.world * job.gpu.cores * IMAGES)
 
 
 def _tower_weights(job: Job) -> float:
