@@ -13,7 +13,7 @@ from typing import get_args
 from ..config import Parallel
 from .contracts import Estimate, Gpu, Recompute, StepTime
 from .estimate import Layout, Task
-from .refuse import Kind, Refusal, check_layout, check_memory, check_waste, refusal
+from .refuse import ROOM, Kind, Refusal, check_layout, check_memory, check_waste, refusal
 from .timing import step_time
 
 CAUSES = {
@@ -48,8 +48,8 @@ def layouts(task: Task, gpu: Gpu, world: int, wanted: int = 5) -> Found:
     """The fastest layouts of a stage on `world` GPUs that are possible and fit.
 
     A micro-batch is always one pack, and layers are spread evenly over pipeline stages. Each layout has as little
-    recomputation as fits, and sequence parallelism where rows divide: it keeps less and moves no more (arXiv
-    2205.05198, section 4.2.2).
+    recomputation as fits with some room, and sequence parallelism where rows divide: it keeps less and moves no more
+    (arXiv 2205.05198, section 4.2.2).
     """
     search = Search(task, gpu, world)
     for parallel in candidates(task, gpu, world):
@@ -83,7 +83,7 @@ class Search:
         while self._waiting and len(rows) < wanted:
             *_, layout = heapq.heappop(self._waiting)
             split = (layout.parallel.tp, layout.parallel.pp, layout.parallel.cp)
-            made = fitting(*self._of, layout) if split not in rows else None
+            made = fitting(*self._of, layout, ROOM) if split not in rows else None
             if isinstance(made, Estimate):
                 rows[split] = made
             elif made:
@@ -129,10 +129,10 @@ def possible(task: Task, gpu: Gpu, world: int, layout: Layout) -> Refusal | None
     return refused or refusal("waste", check_waste, spec, task.load, world)
 
 
-def fitting(task: Task, gpu: Gpu, world: int, layout: Layout) -> Estimate | Refusal:
-    """The estimate of a possible layout, or that memory does not do, with it."""
+def fitting(task: Task, gpu: Gpu, world: int, layout: Layout, room: float = 1.0) -> Estimate | Refusal:
+    """The estimate of a possible layout, or that this part of the memory does not do, with it."""
     made = task.estimate(gpu, world, layout)
-    refused = refusal("memory", check_memory, made)
+    refused = refusal("memory", check_memory, made, room)
     return dataclasses.replace(refused, estimate=made) if refused else made
 
 

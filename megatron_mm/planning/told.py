@@ -85,13 +85,13 @@ class StagePlan:
             yield from compared(self.own, self.traces)
 
     def _table(self) -> Iterator[str]:
-        yield f"  {'layout':<58}{'GiB':>6}{'step':>9}{'MFU':>7}{'tokens/s/GPU':>14}{'days':>8}"
+        yield f"  {'layout':<50}{'GiB':>6}{'step':>9}{'MFU':>7}{'tokens/s/GPU':>14}{'days':>8}"
         for row in self.shown:
             lost, job = self._slower(row), row.job
             why = f"  {lost['by_cause']:+.3g} s: {CAUSES[lost['cause']]}" if lost else ""
             own = "  the recipe's" if self.is_own(row) else ""
             yield (
-                f"  {words(row):<58}{row.worst.total / GIB:>6.1f}{row.time.total:>7.3g} s{row.mfu:>7.1%}"
+                f"  {words(row):<50}{row.worst.total / GIB:>6.1f}{row.time.total:>7.3g} s{row.mfu:>7.1%}"
                 f"{job.load.tokens / row.time.total / job.world:>14,.0f}{row.days:>8.3g}{why}{own}"
             )
         if self.found.rows:
@@ -105,12 +105,11 @@ class StagePlan:
 
 
 def words(row: Estimate) -> str:
-    """A layout in short."""
+    """A layout in short; sp is sequence parallelism."""
     of, job = row.job.parallel, row.job
     axes = {"tp": of.tp, "pp": of.pp, "vp": of.vp, "cp": of.cp, "dp": job.dp}
     split = " ".join(f"{name}{count}" for name, count in axes.items() if count > 1 or name == "dp")
-    extra = [f"{job.micro_batches} packs each", *(["sequence"] if of.sequence_parallel else [])]
-    return ", ".join([split, *extra, f"recompute {job.recompute}"])
+    return f"{split}{' sp' * of.sequence_parallel}, {job.micro_batches} packs, recompute {job.recompute}"
 
 
 def details(row: Estimate) -> Iterator[str]:
