@@ -28,6 +28,13 @@ split with ZeRO. Where the recipe's layout is too much for the machines, a row b
 that `megavlm plan` proposes.
 """
 
+WHY = """
+What we think stands behind the larger differences: what NVLM's published code does not overlap
+([planner_time](../benchmarks/planner_time.md#nvlms-table-3)); in Eagle's first stage packs of 2,048 positions that hold
+one image and half of them nothing, where the published code pads to the longest of eight samples; tensor parallelism
+over four in Eagle-X5-13B, each of which looks at the same tiles with all experts; EVE's and LLaVA-OneVision's samples,
+of which only the sizes of files and the packing's ratio are known."""
+
 
 def main() -> None:
     """Write the page."""
@@ -45,6 +52,8 @@ def _compared(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         if row.error is not None:
             yield f"| {_name(row)} | {_machines(row)} | {_published(row)} | {_ours(row)} | {row.error:+.0%} |"
+
+    yield WHY
 
 
 def _plans(rows: list[Row]) -> Iterator[str]:

@@ -63,11 +63,12 @@ def test_errors_are_ours_over_what_was_published():
 
 
 def test_table_3_is_planned_as_it_was_run():
-    """256 sequences, TP 8 and 16 replicas: 16 packs each, of 7 tiles."""
-    for row in rows():
-        if row.plan.title and "table 3" in row.plan.title:
-            job = row.estimates[0].job
-            assert (job.load.packs, job.dp, job.micro_batches, job.load.of.tiles) == (256, 16, 16, 7), row.plan.name
+    """256 sequences of 7 tiles, and as many positions as the table says, by tensor parallelism 8 on 128 GPUs."""
+    jobs = {row.plan.title[-1]: row.estimates[0].job for row in rows() if "table 3" in row.plan.name}
+    assert {name: job.load.of.positions for name, job in jobs.items()} == {"X": 1024, "H": 1280, "D": 2816}
+    for job in jobs.values():
+        assert (job.load.packs, job.load.of.tiles, job.dp * job.micro_batches) == (256, 7, 256)
+        assert (job.parallel.tp, job.world) == (8, 128)
 
 
 @pytest.mark.parametrize("told", [{"hours": 2}, {"time": "a paper"}, {"hours": 2, "step_seconds": 1, "time": "twice"}])
