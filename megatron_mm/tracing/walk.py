@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 ATEN = torch.ops.aten
+META = torch.device("meta")
 INDEXED = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default)
 C10D = torch.ops.c10d
 UNTOLD = (C10D.reduce_scatter_tensor_coalesced_.default, C10D.allgather_into_tensor_coalesced_.default)
@@ -54,7 +55,7 @@ class Walk(TorchDispatchMode):
             return VALUES.get(args[0].dtype, 1)
         out = self._made(func, args, kwargs)
         for each in tree_leaves(out):
-            if isinstance(each, Tensor):
+            if isinstance(each, FakeTensor) or (isinstance(each, Tensor) and not each.is_meta):
                 self._see(each)
         return out
 
@@ -66,7 +67,10 @@ class Walk(TorchDispatchMode):
             if func in INDEXED:
                 args = (args[0], _places(args[1]), *args[2:])
             return self._on_fakes(func, args, kwargs)
-        if given:
+        if func is ATEN.empty_like.default and given[0].is_meta and kwargs.get("device") != META:
+            options = {"dtype": kwargs.get("dtype") or given[0].dtype, "device": kwargs["device"]}
+            return self._on_fakes(ATEN.empty.memory_format, (list(given[0].shape),), options)
+        if given or kwargs.get("device") == META:  # experts are built on the meta device, and then given memory
             return func(*args, **kwargs)
         out = self._on_fakes(func, args, kwargs)  # a factory, whose type is known once it has run
         return out if _is_float(out) else func(*args, **kwargs)
