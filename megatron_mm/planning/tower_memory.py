@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ..costs import Cost
@@ -83,19 +85,28 @@ class Tower:
         return Moment(self._kept() + given, gradient, self.own)
 
     def learning(self) -> Moment:
-        """The gradients on their way back, and the last pass' blocks, computed again where that is so."""
+        """The gradients on their way back, and one pass of the tower after the other undone, its last block first."""
         if not self.trained:
             return Moment()
-        back = [cost for cost, is_trained in self.blocks if is_trained]
-        again = max(cost.spare + (cost.kept if self.recompute and cost.entrance else 0.0) for cost in back)
         moved = 3 * (self.share + self.needed) * self.tokens
-        return Moment(self._kept(), self.at_once * again, moved + self.own)
+        waiting = (self.share - self.at_once) * sum(self._each())
+        return Moment(waiting, self.at_once * max(self._undone()), moved + self.own)
 
     def _kept(self) -> float:
-        each = (
-            cost.entrance if self.recompute and cost.entrance else cost.kept for cost, trained in self.blocks if trained
-        )
-        return self.share * sum(each)
+        return self.share * sum(self._each())
+
+    def _each(self) -> list[float]:
+        """What each block that learns keeps of a tile."""
+        return [cost.entrance if self._again(cost) else cost.kept for cost, is_trained in self.blocks if is_trained]
+
+    def _undone(self) -> Iterator[float]:
+        """What is there of a tile as each of these goes back: what those before it keep, and its own, made again."""
+        learning = (cost for cost, is_trained in self.blocks if is_trained)
+        for cost, until in zip(learning, accumulate(self._each()), strict=True):
+            yield until + cost.spare + self._again(cost) * cost.kept
+
+    def _again(self, cost: Cost) -> bool:
+        return self.recompute and cost.entrance > 0
 
 
 def tower_of_job(job: Job, model: ModelConfig, pieces: Pieces, stage: int) -> Tower:
