@@ -66,8 +66,9 @@ def _micro_batch(spec: StageData, pack: Pack, length: int) -> MicroBatch:
 
 
 def _average(of: list[MicroBatch]) -> MicroBatch:
-    sums = {f.name: sum(getattr(each, f.name) for each in of) / len(of) for f in dataclasses.fields(MicroBatch)}
-    return MicroBatch(**sums | {"positions": of[0].positions})  # type: ignore[arg-type]
+    """All are equally long."""
+    names = [f.name for f in dataclasses.fields(MicroBatch) if f.name != "positions"]
+    return dataclasses.replace(of[0], **{name: sum(getattr(each, name) for each in of) / len(of) for name in names})
 
 
 def _pixels(spec: StageData, pack: Pack) -> int:
