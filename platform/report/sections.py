@@ -17,6 +17,7 @@ REPORT_SECTIONS = Registry(
         "curation": "megavlm.data_curation.report:add_sections",
         "study": "megavlm.megatron_mm.studies.report:add_sections",
         "training": "megavlm.megatron_mm.training.report:add_sections",
+        "plan": "megavlm.megatron_mm.planning.report:add_sections",
         "evaluation": "megavlm.megatron_mm.evaluation.report:add_sections",
         "launches": "megavlm.slurm.report:add_sections",
         "run": "megavlm.platform.report.sections:add_run",
