@@ -34,7 +34,7 @@ def load_of(
         return load_of_manifest(spec, manifest)
     seeing = typical(spec, sample_tokens, sample_tiles)
     text = Sample(min(TALK.usual, spec.stage.mixture.sequence_length))
-    share = spec.stage.mixture.text_share or 0.0
+    share = _share_of_text(spec, seeing, text)
     packs, samples = _counts(spec, seeing, text, share)
     of = _amounts(packs, samples, round(share * samples), seeing, text, spec)
     told = sample_tokens is not None or sample_tiles is not None
@@ -47,6 +47,15 @@ def load_of(
         origin=_origin(spec, seeing, share, told),
         amounts=of,
     )
+
+
+def _share_of_text(spec: StageData, seeing: Sample, text: Sample) -> float:
+    """The part of the samples that is text alone; 0 where the recipe says none."""
+    mixture = spec.stage.mixture
+    if not mixture.text_share or mixture.text_share_of == "samples":
+        return mixture.text_share or 0.0
+    texts, others = mixture.text_share / text.tokens, (1 - mixture.text_share) / seeing.tokens
+    return texts / (texts + others)
 
 
 def _counts(spec: StageData, seeing: Sample, text: Sample, share: float) -> tuple[int, int]:

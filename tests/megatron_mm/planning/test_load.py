@@ -105,6 +105,9 @@ def test_a_share_of_text_has_no_image():
     load = load_of(stage("nvlm-d-34b", "sft", "stages.sft.mixture.text_share=0.25"))
     assert load.amounts.tiles == 96 * 7 and load.tokens == 96 * 2816 + 32 * 1024
     assert load.amounts.seeing_tokens == 96 * 2816 and "25%" in load.origin
+    tokens = ["stages.sft.mixture.text_share=0.25", "stages.sft.mixture.text_share_of=tokens"]
+    load = load_of(stage("nvlm-d-34b", "sft", *tokens))
+    assert 1 - load.amounts.seeing_tokens / load.tokens == pytest.approx(0.25, abs=0.01)
 
 
 def test_the_heaviest_pack_holds_as_many_tiles_as_there_is_room_for():
