@@ -72,10 +72,13 @@ class Forward:
         passes: bool = False,
         learns: Iterable[Values] = (),
         extra: Sequence[Values] = (),
+        itself: bool = False,
     ) -> Values:
-        """Any operation that only reads and writes; see Step. extra: small tensors that it makes and keeps."""
+        """Any operation that only reads and writes; see Step. extra: small tensors that it makes and keeps. itself:
+        whether it keeps what it makes."""
         made = Values(rows, width, size or self.size, not reads or any(values.learns for values in reads))
-        self._steps.append(Step(reads, (made, *extra), (*keeps, *extra), passes, tuple(learns)))
+        kept = (*keeps, *extra, *([made] if itself else []))
+        self._steps.append(Step(reads, (made, *extra), kept, passes, tuple(learns)))
         self._sums["moved"] += made.bytes + sum(values.bytes for values in reads)
         return made
 
@@ -173,11 +176,12 @@ class Forward:
         let_go = worst = 0.0
         for step in reversed(steps):
             new = [values for values in step.reads if values.learns and values not in gradients]
-            gradients |= {values: 0.0 if step.passes else values.bytes for values in new}
+            own = {values for values in new if not step.passes or values.size != step.makes[0].size}
+            gradients |= {values: values.bytes if values in own else 0.0 for values in new}
             worst = max(worst, sum(gradients.values()) - let_go)
-            own = gradients.pop(step.makes[0], 0.0)
+            of_made = gradients.pop(step.makes[0], 0.0)
             if step.passes and new:
-                gradients[new[0]] = own
+                gradients[new[0]] = of_made
             keepers.subtract({*step.keeps, *step.learns})
             let_go += sum(values.bytes for values in {*step.keeps, *step.learns} if not keepers[values])
         return worst
@@ -217,7 +221,7 @@ def gelu(f: Forward, x: Values) -> Values:
 
 def quick_gelu(f: Forward, x: Values) -> Values:
     """x * sigmoid(1.702 x), operation by operation."""
-    return f.times(x, f.make(x.rows, x.width, f.copy(x)))
+    return f.times(x, f.make(x.rows, x.width, f.copy(x), itself=True))
 
 
 def self_attention(f: Forward, x: Values, heads: int, seen: float, bias: bool = True) -> Values:
@@ -231,8 +235,7 @@ def self_attention(f: Forward, x: Values, heads: int, seen: float, bias: bool = 
 
 def softmax(f: Forward, scores: Values) -> Values:
     """In float32, and back."""
-    shares = f.make(scores.rows, scores.width, scores, size=4)
-    return f.make(scores.rows, scores.width, shares, keeps=(shares,))
+    return f.copy(f.make(scores.rows, scores.width, scores, size=4, itself=True), size=f.size)
 
 
 def query_attention(f: Forward, query: Values, cells: Values, heads: int) -> Values:
@@ -249,6 +252,16 @@ def query_attention(f: Forward, query: Values, cells: Values, heads: int) -> Val
     out = f.add(query, f.product(f.convolution(seen, rows, width, width), width))
     f.until_here(cells, normed)
     return out
+
+
+def peak(costs: Iterable[Cost]) -> float:
+    """Bytes at the worst moment of parts that learn, one after the other: those behind keep nothing as yet, or no
+    longer."""
+    kept = worst = 0.0
+    for cost in costs:
+        kept += cost.kept
+        worst = max(worst, kept + cost.spare)
+    return worst
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward
+from .base import on_grid, taken
 from .mlp import MLPConnector
 
 if TYPE_CHECKING:
@@ -29,13 +31,12 @@ class ChannelConcat(MLPConnector):
         """The grid's cells, however many maps there are."""
         return self.grid**2
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return self.mlp_parameters(joined(maps), width)
-
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile, without the resizing."""
-        return self.mlp_flops(self.tokens_per_tile(maps), joined(maps), width)
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f = Forward(setting)
+        each = [on_grid(f, x, m, self.grid, self.grid) for x, m in zip(taken(f, maps), maps, strict=True)]
+        self.projected(f, f.make(self.grid**2, joined(maps), *each), width, setting)
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> ChannelConcatModel:
         """The connector, weights not drawn."""

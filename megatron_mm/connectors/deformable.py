@@ -9,9 +9,11 @@ from pydantic import PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
+from ..tower_costs import Forward
+from .base import on_grid, taken
 from .fuser_attention import Deformable
 from .mlp import MLPConnector
 
@@ -52,24 +54,22 @@ class DeformableConnector(MLPConnector):
             first.channels, self.heads, self.points, (self.grid, self.grid), tuple(each.grid for each in others)
         )
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return sum(self.parts(maps, width).values())
-
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """What mixes the maps, and the MLP."""
-        channels = maps[0].channels
-        projections = sum(2 * each.channels + (each.channels + 1) * channels for each in maps)
-        fuser = self.attention(maps).parameters() + projections
-        return {"fuser": fuser, "projector": self.mlp_parameters(channels, width)}
+        projector = self.mlp_parameters(maps[0].channels, width)
+        return {"fuser": self.parameters(maps, width) - projector, "projector": projector}
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile, without the resizing."""
-        channels, attention = maps[0].channels, self.attention(maps).flops()
-        values = sum(each.rows * each.columns * each.channels for each in maps[1:])
-        projections = 2.0 * channels * (self.grid**2 * channels + values)
-        mlp = self.mlp_flops(self.tokens_per_tile(maps), channels, width)
-        return Flops(weights=attention.weights + projections + mlp.weights, mixing=attention.mixing)
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f, channels = Forward(setting), maps[0].channels
+        first, *others = taken(f, maps)
+        first = on_grid(f, first, maps[0], self.grid, self.grid)
+        cells = [f.product(f.norm(each), channels) for each in others]
+        joined = f.make(sum(each.rows for each in cells), channels, *cells)
+        read = self.attention(maps).passed(f, f.product(f.norm(first), channels), joined)
+        f.until_here(*cells, joined)
+        self.projected(f, f.add(first, read), width, setting)
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> DeformableConnectorModel:
         """The connector, weights not drawn."""

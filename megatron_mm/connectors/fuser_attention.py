@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..flops import Flops
+from ..tower_costs import Forward, Values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,23 +35,9 @@ class FuserAttention(ABC):
         """Cells that are read, of all levels."""
         return sum(rows * columns for rows, columns in self.levels)
 
-    def flops(self) -> Flops:
-        """Forward FLOPs of one tile."""
-        return Flops(weights=2.0 * self.weighted, mixing=2.0 * self.mixed)
-
-    @property
     @abstractmethod
-    def weighted(self) -> int:
-        """Multiply-adds with weights."""
-
-    @property
-    @abstractmethod
-    def mixed(self) -> int:
-        """Multiply-adds of activations with each other."""
-
-    @abstractmethod
-    def parameters(self) -> int:
-        """Its parameters, biases included."""
+    def passed(self, f: Forward, queries: Values, cells: Values) -> Values:
+        """What it does with one tile: as the module's forward."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -66,19 +52,25 @@ class Deformable(FuserAttention):
         """Points that a query reads, of all heads and levels."""
         return self.heads * len(self.levels) * self.points
 
-    @property
-    def weighted(self) -> int:
-        """What comes out, and of each point two coordinates and a weight; the values."""
-        return self.channels * (self.queries * (self.channels + 3 * self.places) + self.cells * self.channels)
+    def passed(self, f: Forward, queries: Values, cells: Values) -> Values:
+        """Of each point two coordinates and a weight; a point is a sum of four cells, over one head's channels.
 
-    @property
-    def mixed(self) -> int:
-        """A point is a sum of four cells, each over one head's channels."""
-        return 4 * self.queries * self.places * self.channels // self.heads
-
-    def parameters(self) -> int:
-        """Values, what comes out, and of each point two coordinates and a weight."""
-        return (self.channels + 1) * (2 * self.channels + 3 * self.places)
+        As the kernel's plain twin does it, all sampled points in memory at once, in float32.
+        """
+        offsets = f.copy(f.copy(f.product(queries, 2 * self.places), size=4), size=4)
+        shares = f.copy(f.product(queries, self.places), size=4)
+        shares = f.make(shares.rows, shares.width, shares, size=4, itself=True)
+        values = f.product(cells, self.channels)
+        wide = f.copy(values, size=4)
+        maps = f.copy(wide, size=4)
+        locations = f.copy(offsets, size=4)
+        points = self.places // self.heads
+        sampled = f.make(points * self.queries, self.channels, maps, locations, keeps=(maps, locations), size=4)
+        joined, ordered = f.copy(sampled, size=4), f.copy(shares, size=4)
+        f.mixes(8 * self.queries * self.places * self.channels // self.heads)
+        weighted = f.make(joined.rows, joined.width, joined, ordered, keeps=(joined, ordered), size=4)
+        f.until_here(sampled, wide, values)
+        return f.product(f.copy(f.make(self.queries, self.channels, weighted)), self.channels)
 
     def build(self) -> nn.Module:
         """See FuserAttention."""
@@ -95,19 +87,15 @@ class Global(FuserAttention):
         """Keys that every query sees."""
         return self.cells
 
-    @property
-    def weighted(self) -> int:
-        """Queries and what comes out; keys and values."""
-        return 2 * (self.queries + self.keys) * self.channels**2
+    def read(self, f: Forward, cells: Values) -> Values:
+        """What keys and values are made of."""
+        return cells
 
-    @property
-    def mixed(self) -> int:
-        """Queries with keys, and their weights with the values."""
-        return 2 * self.queries * self.keys * self.channels
-
-    def parameters(self) -> int:
+    def passed(self, f: Forward, queries: Values, cells: Values) -> Values:
         """Queries, keys, values and what comes out."""
-        return 4 * (self.channels + 1) * self.channels
+        pairs = f.product(self.read(f, cells), 2 * self.channels)
+        asks = f.product(queries, self.channels)
+        return f.product(f.attention(asks, pairs, pairs, self.heads, self.keys, self.channels), self.channels)
 
     def build(self) -> nn.Module:
         """See FuserAttention."""
@@ -124,14 +112,10 @@ class LinearSRA(Global):
         """Keys that every query sees."""
         return POOLED**2 * len(self.levels)
 
-    @property
-    def weighted(self) -> int:
-        """One linear more, over the averages; averaging itself is not counted."""
-        return super().weighted + self.keys * self.channels**2
-
-    def parameters(self) -> int:
-        """One linear and a norm more."""
-        return super().parameters() + (self.channels + 1) * self.channels + 2 * self.channels
+    def read(self, f: Forward, cells: Values) -> Values:
+        """A linear and a norm more, over the averages; averaging itself is not counted."""
+        averages = f.make(self.keys, self.channels, cells)
+        return f.activation(f.norm(f.product(averages, self.channels)))
 
     def build(self) -> nn.Module:
         """See FuserAttention."""

@@ -10,16 +10,20 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
-from .base import Connector
-from .mlp import mlp_flops, mlp_parameters
+from ..tower_costs import Forward, Values, softmax
+from .base import Connector, taken
+from .mlp import mlp_widths, projected
 
 if TYPE_CHECKING:
     from ..config import Parallel
     from ..contracts import BuildContext
     from .image_rows_model import ImageRowsModel
+
+
+BLOCK = 32  # cells that segments.py sums up first; a tile is padded to the next multiple
 
 
 class ImageRows(Connector):
@@ -65,23 +69,31 @@ class ImageRows(Connector):
         if self.hidden is not None:  # null is the decoder's width, which has to divide anyway
             require_divisible(self.hidden, "connector.hidden", parallel.tp, "parallel.tp")
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the map and `width` of the decoder."""
-        channels = self.channels(maps, width)
-        attention = self.class_attention * (4 * channels**2 + 5 * channels)
-        mlp = mlp_parameters(channels, width, self.hidden) if self.layers else 0
-        return 2 * channels + attention + mlp
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector. Not counted is what is done once for all: the class token's query, a row's end."""
+        f, channels = Forward(setting), self.channels(maps, width)
+        f.weigh(2 * channels)
+        (cells,) = taken(f, maps)
+        x = f.make(cells.rows + 1, channels, cells, *([self._asked(f, cells)] if self.class_attention else []))
+        if self.layers:
+            x = projected(f, x, mlp_widths(channels, width, self.hidden), setting.tp)
+        parts = f.make(self.tokens_per_tile(maps), width, x)
+        f.make(parts.rows, width, parts, keeps=(parts,))
+        f.until_here(x)
+        return f.cost()
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile; not what is done once for all: the class token's query, a row's end.
-
-        No key and no value of a cell is made (query_attention.py).
-        """
-        channels, only = self.channels(maps, width), the_only(maps, self.name)
-        cells = only.rows * only.columns
-        mlp = mlp_flops(cells + 1, channels, width, self.hidden).weights if self.layers else 0.0
-        attention = self.class_attention * 4.0 * channels**2
-        return Flops(weights=mlp + attention, mixing=self.class_attention * 4.0 * cells * self.heads * channels)
+    def _asked(self, f: Forward, cells: Values) -> Values:
+        """The class token's attention to the cells of a tile (query_attention.py, segments.py)."""
+        channels = int(cells.width)
+        f.weigh(3 * channels**2 + 2 * channels)  # of the query, keys and values; what follows counts the others
+        normed = f.norm(cells)
+        padded = f.make(cells.rows, channels, normed, keeps=(normed,))
+        scores = f.make(padded.rows, self.heads, padded, keeps=(padded,))
+        shares = softmax(f, scores)
+        f.mixes(4 * cells.rows * self.heads * channels)
+        blocks = f.make(cells.rows / BLOCK, self.heads * channels, shares, padded, keeps=(shares, padded), size=4)
+        seen = f.make(1, self.heads * channels, blocks, keeps=(blocks,))
+        return f.product(f.convolution(seen, 1, channels, channels), channels)
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> ImageRowsModel:
         """The connector, weights not drawn."""

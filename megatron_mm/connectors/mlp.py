@@ -10,10 +10,11 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
-from .base import Connector
+from ..tower_costs import Forward, Values
+from .base import Connector, taken
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -31,16 +32,26 @@ def mlp_parameters(channels: int, width: int, hidden: int | None = None, layers:
     return sum((before + 1) * after for before, after in pairwise(mlp_widths(channels, width, hidden, layers)))
 
 
-def mlp_flops(tokens: int, channels: int, width: int, hidden: int | None = None, layers: int = 2) -> Flops:
-    """Forward FLOPs of `tokens` tokens."""
-    widths = pairwise(mlp_widths(channels, width, hidden, layers))
-    return Flops(weights=2.0 * tokens * sum(before * after for before, after in widths))
+def projected(f: Forward, x: Values, widths: Sequence[int], tp: int) -> Values:
+    """x through mlp_model.py's Projector; of linears that follow each other, every other is split over its inputs."""
+    linears = len(widths) - 1
+    if linears % 2 and tp > 1:
+        x = f.make(x.rows, widths[0] // tp, x)
+    first = held = x
+    for index, after in enumerate(widths[1:]):
+        over_inputs = (linears - index) % 2 == 1
+        out = f.product(f.activation(x) if index else x, after if over_inputs else after // tp, bias=False)
+        f.until_here(held, x)
+        f.weigh(int(out.width))
+        held, x = out, f.add(f.exchange(out) if over_inputs else out)
+    f.until_here(first, held)
+    return x
 
 
 class MLPConnector(Connector):
     """A connector that ends in Linear -> exact GELU -> Linear, with biases (LLaVA-1.5's builder.py: mlp2x_gelu).
 
-    A subclass says `tokens_per_tile`, `parameters`, `flops`, `build`, and `parts` where it has some.
+    A subclass says `tokens_per_tile`, `cost`, `build`, and `parts` where it has some.
     """
 
     name: str
@@ -70,9 +81,9 @@ class MLPConnector(Connector):
         """Parameters of one MLP of this shape."""
         return mlp_parameters(channels, width, self.hidden, self.layers)
 
-    def mlp_flops(self, tokens: int, channels: int, width: int) -> Flops:
-        """Forward FLOPs of one MLP of this shape."""
-        return mlp_flops(tokens, channels, width, self.hidden, self.layers)
+    def projected(self, f: Forward, x: Values, width: int, setting: Setting) -> Values:
+        """x through one MLP of this shape."""
+        return projected(f, x, mlp_widths(int(x.width), width, self.hidden, self.layers), setting.tp)
 
 
 class MLP(MLPConnector):
@@ -85,13 +96,11 @@ class MLP(MLPConnector):
         only = the_only(maps, self.name)
         return only.rows * only.columns
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the map and `width` of the decoder."""
-        return self.mlp_parameters(the_only(maps, self.name).channels, width)
-
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile."""
-        return self.mlp_flops(self.tokens_per_tile(maps), the_only(maps, self.name).channels, width)
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f = Forward(setting)
+        self.projected(f, *taken(f, [the_only(maps, self.name)]), width, setting)
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> MLPModel:
         """The connector, weights not drawn."""

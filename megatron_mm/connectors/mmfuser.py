@@ -9,9 +9,11 @@ from pydantic import PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
+from ..tower_costs import Forward
+from .base import taken
 from .fuser_attention import KINDS, FuserAttention
 from .mlp import MLPConnector
 
@@ -55,23 +57,23 @@ class MMFuser(MLPConnector):
         kind = KINDS[self.attention]
         return {name: kind(last.channels, self.heads, self.points, last.grid, of) for name, of in levels.items()}
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return sum(self.parts(maps, width).values())
-
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """The fuser, which MMFuser-13B trains at a rate of its own, and the MLP."""
-        attentions, channels = self.attentions(maps), self.query(maps).channels
-        # a gamma for each; a norm of the query, one of what it reads, one before self-attention
-        vectors = len(attentions) + 2 * (len(attentions) + 1)
-        fuser = vectors * channels + sum(each.parameters() for each in attentions.values())
-        return {"fuser": fuser, "projector": self.mlp_parameters(channels, width)}
+        projector = self.mlp_parameters(self.query(maps).channels, width)
+        return {"fuser": self.parameters(maps, width) - projector, "projector": projector}
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile."""
-        each = [attention.flops() for attention in self.attentions(maps).values()]
-        each.append(self.mlp_flops(self.tokens_per_tile(maps), self.query(maps).channels, width))
-        return Flops(weights=sum(one.weights for one in each), mixing=sum(one.mixing for one in each))
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        attentions, f = self.attentions(maps), Forward(setting)
+        *others, last = taken(f, maps)
+        joined = f.make(sum(each.rows for each in others), last.width, *others)
+        read = attentions["cross_attn"].passed(f, f.norm(last), f.norm(joined))
+        if self.self_attention:
+            normed = f.norm(read)
+            read = f.add(read, f.scale(attentions["self_attn"].passed(f, normed, normed)))
+        self.projected(f, f.add(last, f.scale(read)), width, setting)
+        f.until_here(joined)
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> MMFuserModel:
         """The connector, weights not drawn."""

@@ -9,8 +9,10 @@ from pydantic import PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward, Values
+from .base import on_grid, taken
 from .mlp import MLPConnector
 
 if TYPE_CHECKING:
@@ -19,34 +21,54 @@ if TYPE_CHECKING:
 
 
 Count = Callable[[Sequence[int], int], int]  # of the maps' channels and the pyramid's
+Joined = Callable[[Forward, Sequence[Values], int], Values]  # the maps, and the pyramid's channels
 
 
 class Mode(NamedTuple):
     """The arithmetic of one way to join maps."""
 
+    joined: Joined
     channels: Count  # that go into the MLP
-    parameters: Count  # before it
-    products: Count  # of a weight and an activation, for each cell
     of_one_width: bool = False  # whether all maps have to have the same channels
-
-
-def _none(channels: Sequence[int], pyramid: int) -> int:
-    return 0
 
 
 def _first(channels: Sequence[int], pyramid: int) -> int:
     return channels[0]
 
 
+def _stacked(f: Forward, maps: Sequence[Values]) -> Values:
+    return f.make(len(maps) * maps[0].rows, maps[0].width, *maps)
+
+
+def _concat(f: Forward, maps: Sequence[Values], pyramid: int) -> Values:
+    return f.make(maps[0].rows, sum(x.width for x in maps), *maps)
+
+
+def _average(f: Forward, maps: Sequence[Values], pyramid: int) -> Values:
+    return f.make(maps[0].rows, maps[0].width, _stacked(f, maps))
+
+
+def _weighted(f: Forward, maps: Sequence[Values], pyramid: int) -> Values:
+    f.weigh(len(maps))
+    stacked = _stacked(f, maps)
+    return f.make(maps[0].rows, maps[0].width, stacked, learns=(stacked,))
+
+
+def _fpn(f: Forward, maps: Sequence[Values], pyramid: int) -> Values:
+    merged, levels = None, []
+    for x in maps[::-1]:
+        level = f.product(x, pyramid)
+        merged = level if merged is None else f.add(merged, level)
+        f.weigh((9 * pyramid + 1) * pyramid)
+        levels.append(f.convolution(merged, x.rows, pyramid, 9 * pyramid))
+    return _concat(f, levels, pyramid)
+
+
 MODES: Mapping[str, Mode] = {
-    "concat": Mode(lambda channels, _: sum(channels), _none, _none),
-    "average": Mode(_first, _none, _none, of_one_width=True),
-    "weighted": Mode(_first, lambda channels, _: len(channels), _none, of_one_width=True),
-    "fpn": Mode(
-        lambda channels, pyramid: len(channels) * pyramid,
-        lambda channels, pyramid: sum((each + 1 + 9 * pyramid + 1) * pyramid for each in channels),
-        lambda channels, pyramid: sum((each + 9 * pyramid) * pyramid for each in channels),
-    ),
+    "concat": Mode(_concat, lambda channels, _: sum(channels)),
+    "average": Mode(_average, _first, of_one_width=True),
+    "weighted": Mode(_weighted, _first, of_one_width=True),
+    "fpn": Mode(_fpn, lambda channels, pyramid: len(channels) * pyramid),
 }
 
 
@@ -97,26 +119,20 @@ class MultiLayer(MLPConnector):
                 where="model.connector.mode",
                 fix="choose concat or fpn, or layers of one width",
             )
-        return self._count(MODES[self.mode].channels, maps)
-
-    def _count(self, count: Count, maps: Sequence[MapShape]) -> int:
-        return count([each.channels for each in maps], self.fpn_channels)
-
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return sum(self.parts(maps, width).values())
+        return MODES[self.mode].channels([each.channels for each in maps], self.fpn_channels)
 
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """The MLP, and what is learnt before it."""
         projector = {"projector": self.mlp_parameters(self.fused(maps), width)}
-        learnt = self._count(MODES[self.mode].parameters, maps)
+        learnt = self.parameters(maps, width) - projector["projector"]
         return {"fuser": learnt, **projector} if learnt else projector
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile, without the resizing."""
-        tokens = self.tokens_per_tile(maps)
-        mlp = self.mlp_flops(tokens, self.fused(maps), width)
-        return Flops(mlp.weights + 2.0 * tokens * self._count(MODES[self.mode].products, maps))
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f, (rows, columns) = Forward(setting), self.common_grid(maps)
+        each = [on_grid(f, x, shape, rows, columns) for x, shape in zip(taken(f, maps), maps, strict=True)]
+        self.projected(f, MODES[self.mode].joined(f, each, self.fpn_channels), width, setting)
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> MultiLayerModel:
         """The connector, weights not drawn."""

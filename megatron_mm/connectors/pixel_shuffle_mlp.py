@@ -9,10 +9,11 @@ from pydantic import PositiveInt, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
-from .base import Connector
+from ..tower_costs import Forward
+from .base import Connector, taken
 
 if TYPE_CHECKING:
     from ..config import Parallel
@@ -54,18 +55,19 @@ class PixelShuffleMLP(Connector):
             )
         return rows * columns // FACTOR**2
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the encoder's map and the `width` of the decoder."""
-        shuffled = the_only(maps, self.name).channels * FACTOR**2
-        return 2 * shuffled + self._linears(shuffled, width)
-
-    def _linears(self, shuffled: int, width: int) -> int:
-        return shuffled * width if self.hidden is None else (shuffled + width) * self.hidden
-
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile."""
-        shuffled = the_only(maps, self.name).channels * FACTOR**2
-        return Flops(weights=2.0 * self.tokens_per_tile(maps) * self._linears(shuffled, width))
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f, tp = Forward(setting), setting.tp
+        (tile,) = taken(f, [the_only(maps, self.name)])
+        shuffled = f.make(self.tokens_per_tile(maps), FACTOR**2 * tile.width, tile)
+        x = normed = f.norm(shuffled)
+        if self.hidden is not None:
+            x = f.activation(f.product(x, self.hidden // tp, bias=False))
+        elif tp > 1:
+            x = f.make(x.rows, x.width // tp, x)
+        f.exchange(f.product(x, width, bias=False))
+        f.until_here(shuffled, normed)
+        return f.cost()
 
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """What a stage can train apart from the rest: nothing."""

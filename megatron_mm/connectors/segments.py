@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 32  # cells; a tile is padded to the next multiple
+from .image_rows import BLOCK
 
 
 def softmax_means(cells: Tensor, queries: Tensor, counts: Sequence[int]) -> Tensor:

@@ -10,8 +10,10 @@ from pydantic import PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward
+from .base import on_grid, taken
 from .mlp import MLPConnector
 
 if TYPE_CHECKING:
@@ -33,18 +35,17 @@ class SequenceAppend(MLPConnector):
         """The grid's cells, once for each map."""
         return len(maps) * self.grid**2
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return sum(self.parts(maps, width).values())
-
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """Each map's MLP by `map_names`: what a stage can train apart from the rest."""
         sizes = (self.mlp_parameters(each.channels, width) for each in maps)
         return dict(zip(map_names(maps), sizes, strict=True))
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile, without the resizing."""
-        return Flops(sum(self.mlp_flops(self.grid**2, each.channels, width).weights for each in maps))
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f = Forward(setting)
+        each = [on_grid(f, x, m, self.grid, self.grid) for x, m in zip(taken(f, maps), maps, strict=True)]
+        f.make(self.tokens_per_tile(maps), width, *(self.projected(f, x, width, setting) for x in each))
+        return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> SequenceAppendModel:
         """The connector, weights not drawn."""

@@ -9,8 +9,10 @@ from pydantic import PositiveInt
 
 from megavlm.platform.errors import ConfigError
 
-from ..flops import Flops
+from ..costs import Cost, Setting
 from ..maps import MapShape
+from ..tower_costs import Forward, Values, softmax
+from .base import on_grid, taken
 from .mlp import MLPConnector
 
 if TYPE_CHECKING:
@@ -39,25 +41,35 @@ class Windows(MLPConnector):
         """Rows and columns of a window in this map; one whose grid is no multiple is resized to the next."""
         return -(-each.rows // self.grid), -(-each.columns // self.grid)
 
-    def parameters(self, maps: Sequence[MapShape], width: int) -> int:
-        """Parameters between the maps and `width` of the decoder."""
-        return sum(self.parts(maps, width).values())
-
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """The attention and the MLP."""
-        asking, others = asking_and_asked(maps)
-        keys_and_values = sum(2 * 2 * c + (c + 1) * (self.dim + asking.channels) for c in (m.channels for m in others))
-        queries = 2 * asking.channels + (asking.channels + 1) * self.dim
-        return {"fuser": queries + keys_and_values, "projector": self.mlp_parameters(asking.channels, width)}
+        projector = self.mlp_parameters(maps[0].channels, width)
+        return {"fuser": self.parameters(maps, width) - projector, "projector": projector}
 
-    def flops(self, maps: Sequence[MapShape], width: int) -> Flops:
-        """Forward FLOPs of one tile, without the resizing."""
+    def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
+        """See Connector."""
+        f = Forward(setting)
         asking, others = asking_and_asked(maps)
-        mlp = self.mlp_flops(self.grid**2, asking.channels, width)
-        seen = [self.sides(each)[0] * self.sides(each)[1] for each in others]  # cells of a window
-        both = self.dim + asking.channels
-        linears = asking.channels * self.dim + both * sum(n * m.channels for n, m in zip(seen, others, strict=True))
-        return Flops(mlp.weights + 2.0 * self.grid**2 * linears, mixing=2.0 * self.grid**2 * both * sum(seen))
+        first, *asked = taken(f, [asking, *others])
+        first = on_grid(f, first, asking, self.grid, self.grid)
+        cells = [self._windows(f, x, each) for x, each in zip(asked, others, strict=True)]
+        self.projected(f, self._attended(f, first, cells), width, setting)
+        return f.cost()
+
+    def _windows(self, f: Forward, x: Values, each: MapShape) -> Values:
+        down, across = self.sides(each)
+        resized = on_grid(f, x, each, self.grid * down, self.grid * across)
+        return f.copy(resized) if across > 1 else resized
+
+    def _attended(self, f: Forward, asking: Values, cells: Sequence[Values]) -> Values:
+        channels, seen = int(asking.width), sum(x.rows for x in cells)
+        queries = f.product(f.norm(asking), self.dim)
+        keys = f.make(seen, self.dim, *(f.product(f.norm(x), self.dim) for x in cells))
+        values = f.make(seen, channels, *(f.product(f.norm(x), channels) for x in cells))
+        scores = f.make(asking.rows, seen / asking.rows, queries, keys, keeps=(queries, keys))
+        shares = softmax(f, f.copy(scores))
+        f.mixes(2 * seen * (self.dim + channels))
+        return f.add(asking, f.make(asking.rows, channels, shares, values, keeps=(shares, values)))
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> WindowsModel:
         """The connector, weights not drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
@@ -87,6 +88,8 @@ class InternViT(Encoder):
         """Of one tile: every patch and the class token see each other. Dummy heads are work as any."""
         tokens = prod(self.grid) + 1
         layer = self._layer(Forward(setting), tokens, setting.tp)
+        begun = tokens * self.hidden * setting.size  # what the first layer took: the module's forward holds it
+        layer = dataclasses.replace(layer, alone=layer.alone + begun)
         return (self._embedding(Forward(setting), tokens), *[layer] * self.layers)
 
     def _embedding(self, f: Forward, tokens: int) -> Cost:

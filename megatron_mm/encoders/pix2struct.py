@@ -88,13 +88,14 @@ class Pix2Struct(Expert):
 
     def _layer(self, f: Forward, patches: int) -> Cost:
         x = f.given(patches, self.hidden)
-        x = f.add(self_attention(f, _normed(f, x), self.heads, patches, bias=False), x)
+        attended = self_attention(f, _normed(f, x), self.heads, patches, bias=False)
+        x = f.add(attended, x)
         normed = _normed(f, x)
         gate = _gelu(f, f.product(normed, self.ffn, bias=False))
         wide = f.times(gate, f.product(normed, self.ffn, bias=False))
         f.until_here(gate)
         f.add(f.product(wide, self.hidden, bias=False), x)
-        f.until_here(normed)
+        f.until_here(normed, attended)
         return f.cost()
 
     def build(self, ctx: BuildContext) -> Pix2StructModel:
@@ -118,5 +119,4 @@ def _gelu(f: Forward, x: Values) -> Values:
     half = f.copy(x)
     cube = f.make(x.rows, x.width, x, keeps=(x,))
     inner = f.copy(f.add(x, f.copy(cube)))
-    tanh = f.copy(inner)
-    return f.times(half, f.make(x.rows, x.width, tanh, keeps=(tanh,)))
+    return f.times(half, f.copy(f.make(x.rows, x.width, inner, itself=True)))

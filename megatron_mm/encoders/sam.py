@@ -143,6 +143,6 @@ def _scored(f: Forward, qkv: Values, places: Values, heads: int, width: int) -> 
     """In float32 throughout, all scores in memory."""
     q, k, v = (f.make(qkv.rows, width, qkv, size=4) for _ in range(3))
     scores = f.make(qkv.rows, places.width, q, k, keeps=(q, k), size=4)
-    shares = f.make(qkv.rows, places.width, f.add(scores, places), size=4)
+    shares = f.make(qkv.rows, places.width, f.add(scores, places), size=4, itself=True)
     f.mixes(4 * qkv.rows * places.width / heads * width)
     return f.make(qkv.rows, width, shares, v, keeps=(shares, v))

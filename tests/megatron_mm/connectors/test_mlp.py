@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from megavlm.megatron_mm.config import Parallel
-from megavlm.megatron_mm.connectors.mlp import MLP, mlp_flops, mlp_parameters
+from megavlm.megatron_mm.connectors.mlp import MLP, mlp_parameters
 from megavlm.megatron_mm.connectors.mlp_model import Projector
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.maps import MapShape
@@ -66,7 +66,8 @@ def test_sizes_of_the_released_models(channels: int, width: int, millions: float
 
 def test_flops_are_two_per_weight_and_token() -> None:
     assert MLP().flops([CELLS], 10).forward == 2 * 12 * (6 * 10 + 10 * 10)
-    assert mlp_flops(5, 6, 10, hidden=8, layers=3).forward == 2 * 5 * (6 * 8 + 8 * 8 + 8 * 10)
+    shape = MapShape("x", -1, 5, 1, 6)
+    assert MLP(hidden=8, layers=3).flops([shape], 10).forward == 2 * 5 * (6 * 8 + 8 * 8 + 8 * 10)
 
 
 def test_one_map_and_no_more() -> None:
