@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from functools import cached_property
+from typing import Any
 
 from megavlm.platform.config import Recipe
 
@@ -31,6 +33,16 @@ class Layout:
     def stage(self, stage: Stage) -> Stage:
         """The stage in this layout."""
         return stage.model_copy(update={"parallel": self.parallel, "recompute": self.recompute})
+
+    def keys(self) -> dict[str, Any]:
+        """A stage's keys and their values."""
+        return {f"parallel.{key}": value for key, value in self.parallel} | {"recompute": self.recompute}
+
+    def overrides(self, of: Layout, stage: str) -> list[str]:
+        """What turns the layout `of` a stage into this one, as words of a command."""
+        were = of.keys()
+        told = {key: json.dumps(value).strip('"') for key, value in self.keys().items() if were[key] != value}
+        return [f"stages.{stage}.{key}={value}" for key, value in told.items()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,15 +140,9 @@ def _shares(memory: Memory) -> str:
 
 
 def _relief(estimate: Estimate) -> str:
-    """What makes the largest kind smaller."""
+    """What makes the largest kind smaller, where that is known without a search."""
     job = estimate.job
     largest = max(_kinds(estimate.worst).items(), key=lambda kind: kind[1])[0]
-    if largest in ("activations", "spare") and job.recompute != "full":
+    if largest == "activations" and job.recompute != "full":
         return f"set stages.{job.stage}.recompute=full, or a larger tp, pp or cp"
-    fixes = {
-        "optimizer": "a larger tp or pp, or more GPUs: replicas share the optimizer's state",
-        "activations": "a larger tp, pp or cp, or shorter packs (mixture.sequence_length)",
-        "spare": "a larger tp or cp, or shorter packs (mixture.sequence_length)",
-        "buffers": "a larger tp or cp, or fewer tiles (model.tiling.max_tiles)",
-    }
-    return fixes.get(largest, "a larger tp or pp, or a GPU with more memory")
+    return "a layout that `megavlm plan` proposes, more GPUs, or some with more memory"

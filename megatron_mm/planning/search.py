@@ -139,12 +139,13 @@ def fitting(task: Task, gpu: Gpu, world: int, layout: Layout, room: float = 1.0)
 def candidates(task: Task, gpu: Gpu, world: int) -> Iterator[Parallel]:
     """Layouts that `world` GPUs make whole replicas of, each with a pack at least; whether all else divides is open."""
     layers, length = task.model.decoder.layers, task.spec.stage.mixture.sequence_length
-    within = divisors(min(world, gpu.per_node))
+    within, overlap = divisors(min(world, gpu.per_node)), task.layout.parallel.overlap
     for tp, pp, cp in itertools.product(within, divisors(layers), divisors(world)):
         if world % (tp * pp * cp) or world // (tp * pp * cp) > task.load.packs:
             continue
         for vp in divisors(layers // pp) if pp > 1 else [1]:
-            yield Parallel(tp=tp, pp=pp, cp=cp, vp=vp, sequence_parallel=tp > 1 and length // cp % tp == 0)
+            sequence = tp > 1 and length // cp % tp == 0
+            yield Parallel(tp=tp, pp=pp, cp=cp, vp=vp, sequence_parallel=sequence, overlap=overlap)
 
 
 def divisors(number: int) -> list[int]:

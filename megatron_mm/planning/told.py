@@ -8,6 +8,7 @@ from typing import Any
 
 from ..tracing.contracts import RankTrace
 from .contracts import Estimate, Memory, StepTime
+from .estimate import Layout
 from .refuse import GIB, Refusal
 from .saves import HOUR, Saves
 from .search import CAUSES, Found, why_slower
@@ -20,6 +21,7 @@ class StagePlan:
     """What there is to say of a stage. own: in the recipe's layout; None where that divides nothing."""
 
     stage: str
+    layout: Layout  # the recipe's
     origin: str  # of its load
     own: Estimate | None
     refused: Refusal | None  # the recipe's layout
@@ -52,12 +54,19 @@ class StagePlan:
             "load": self.origin,
             "own": self.own.record() if self.own else None,
             "refused": self.refused.record() if self.refused else None,
-            "proposed": [row.record() | {"slower": self._slower(row)} for row in self.found.rows[: self.top]],
+            "proposed": [self._proposal(row) for row in self.found.rows[: self.top]],
             "tried": self.found.tried,
             "not_possible": self.found.refused,
             "checkpoint": dataclasses.asdict(self.saves) if self.saves else None,
             "trace": [dataclasses.asdict(rank) | {"peak": rank.peak.total} for rank in self.traces],
         }
+
+    def _proposal(self, row: Estimate) -> dict[str, Any]:
+        return {**row.record(), "slower": self._slower(row), "overrides": self.overrides(row)}
+
+    def overrides(self, row: Estimate) -> list[str]:
+        """What turns the recipe's layout into this one."""
+        return Layout(row.job.parallel, row.job.recompute).overrides(self.layout, self.stage)
 
     def _slower(self, row: Estimate) -> dict[str, Any] | None:
         """Than the fastest: by how much, and the cause that costs it most of that."""
@@ -96,6 +105,7 @@ class StagePlan:
             )
         if self.found.rows:
             yield f"  the fastest of {self.found.tried} layouts; +: what costs it most against the first"
+            yield f"  the first: {' '.join(self.overrides(self.found.rows[0])) or 'as the recipe has it'}"
 
     def _nothing(self) -> Iterator[str]:
         if self.found.tried:

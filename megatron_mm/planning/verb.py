@@ -85,7 +85,7 @@ def plan_stage(task: Task, gpu: Gpu, args: argparse.Namespace) -> StagePlan:
     apart = task.spec.stage.checkpoint.asynchronous is not False
     cost = saves(best, apart, args.mtbf_hours, args.storage * GIGA) if best else None
     traces = _traced(task, args.gpus) if args.trace and not refused else ()
-    return StagePlan(task.spec.name, task.load.origin, made, refused, found, args.top, cost, traces)
+    return StagePlan(task.spec.name, task.layout, task.load.origin, made, refused, found, args.top, cost, traces)
 
 
 def _traced(task: Task, world: int) -> tuple[RankTrace, ...]:

@@ -32,7 +32,7 @@ def every_layout(task: Task, world: int) -> list[Layout]:
     return found
 
 
-@pytest.mark.parametrize(("recipe", "gpu", "world"), [("nvlm-d-34b", "h100", 16), ("eagle-x5-13b", "a100-40", 16)])
+@pytest.mark.parametrize(("recipe", "gpu", "world"), [("nvlm-d-34b", "h100", 16), ("eagle-x5-13b", "a100-80", 32)])
 def test_no_layout_that_fits_is_faster_than_what_is_proposed(recipe, gpu, world):
     task, kind = task_of(load_recipe(recipe), "sft"), find_gpu(gpu)
     best = layouts(task, kind, world).rows[0]
@@ -110,3 +110,12 @@ def test_the_figures_of_an_estimate_belong_together(told):
     assert own["mfu"] == pytest.approx(own["model_flops_per_step"] / seconds / (128 * 989.4e12))
     assert own["samples_per_second"] == pytest.approx(128 / seconds)
     assert len(own["memory"]) == 4
+
+
+def test_the_overrides_of_a_proposal_make_the_recipe_what_is_proposed(told):
+    proposed = told["stages"]["sft"]["proposed"][0]
+    recipe = load_recipe("nvlm-d-72b", proposed["overrides"])
+    again = task_of(recipe, "sft")
+    assert again.estimate(find_gpu("h100"), 128, again.layout).record() == {
+        key: proposed[key] for key in proposed if key not in {"slower", "overrides"}
+    }
