@@ -8,7 +8,7 @@ there at one time at most. A tensor that several operations keep counts once, as
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -47,11 +47,12 @@ class Forward:
     """A forward pass on one process, written down operation by operation: each takes tensors and gives one."""
 
     def __init__(self, setting: Setting) -> None:
-        self.size = setting.size
+        self.size, self.composed_norms = setting.size, setting.composed_norms
         self._given: list[Values] = []
         self._known: set[Values] = set()
         self._steps: list[Step] = []
-        self._sums: Counter[str] = Counter()  # by the names of Cost's fields
+        self._weights = 0
+        self._sums: defaultdict[str, float] = defaultdict(float)  # by the names of Cost's fields
 
     def given(
         self, rows: float, width: float, size: float | None = None, learns: bool = True, known: bool = False
@@ -84,7 +85,7 @@ class Forward:
 
     def weigh(self, parameters: int) -> None:
         """Parameters that no operation below counts."""
-        self._sums["weights"] += parameters
+        self._weights += parameters
 
     def product(self, x: Values, width: int, bias: bool = True) -> Values:
         """[rows, x.width] times a weight, and a bias."""
@@ -153,9 +154,9 @@ class Forward:
         total, through = (sum(values.bytes for values in each) for each in (kept, passing))
         forward, backward = self._peak(kept) - total, self._backward()
         entrance = sum(values.bytes for values in self._given)
-        sums = {name: self._sums[name] for name in ("weights", "products", "mixing", "moved", "exchanged")}
+        sums = {name: self._sums[name] for name in ("products", "mixing", "moved", "exchanged")}
         memory = {"kept": total, "passing": through, "spare": max(forward, backward), "alone": self._peak(())}
-        return Cost(**sums, **memory, entrance=entrance, part=part)
+        return Cost(self._weights, **sums, **memory, entrance=entrance, part=part)
 
     def _peak(self, kept: Collection[Values]) -> float:
         """Bytes at the worst moment of the forward pass, when a tensor goes after its last reader, but for the kept."""
@@ -198,7 +199,9 @@ def normalised(f: Forward, pixels: float, patches: float) -> Values:
 
 
 def rms_norm(f: Forward, x: Values) -> Values:
-    """torch's RMSNorm, which is several operations of plain torch: it keeps its input twice over, in float32."""
+    """torch's RMSNorm; of several operations, it keeps its input in float32, and the same divided."""
+    if not f.composed_norms:
+        return f.norm(x, vectors=1)
     f.weigh(int(x.width))
     wide = f.copy(x, size=4)
     root = f.make(x.rows, 1, f.make(x.rows, x.width, wide, keeps=(wide,), size=4), size=4)

@@ -99,7 +99,8 @@ class MLP(MLPConnector):
     def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
         """See Connector."""
         f = Forward(setting)
-        self.projected(f, *taken(f, [the_only(maps, self.name)]), width, setting)
+        (cells,) = taken(f, [the_only(maps, self.name)])
+        self.projected(f, cells, width, setting)
         return f.cost()
 
     def build(self, ctx: BuildContext, maps: Sequence[MapShape], width: int) -> MLPModel:

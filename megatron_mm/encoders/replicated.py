@@ -98,7 +98,9 @@ class Replicated(PatchExpert):
         x = f.product(normalised(f, patches * self.patch_size**2, patches), self.hidden, self.patch_bias)
         x = f.make(patches + self.class_tokens, self.hidden, x) if self.class_tokens else x
         x = f.add(x)
-        return (f.norm(x) and f.cost()) if self.entry_norm else f.cost()
+        if self.entry_norm:
+            f.norm(x)
+        return f.cost()
 
     def _layer(self, f: Forward, tokens: int) -> Cost:
         x = f.given(tokens, self.hidden)
