@@ -48,7 +48,7 @@ TABLES = {
 }
 # Of these docs/conversion.md and docs/evaluation.md have tables.
 NOT_NAMED_BY_RECIPES = {"report section", "weight format", "engine", "harness", "scorer"}
-TAKES_A_RECIPE = {"train", "curate run", "data pack", "recipes show"}
+TAKES_A_RECIPE = {"train", "plan", "curate run", "data pack", "recipes show"}
 MARK = "not built yet"
 
 
