@@ -86,13 +86,13 @@ def causes(row: Estimate) -> dict[str, float]:
 
 def memory(row: Estimate, traces: Sequence[RankTrace]) -> dict[str, dict[str, float]]:
     """GiB by kind: of each pipeline stage by formulas, and under it the fullest of its ranks that were traced."""
-    bars = {}
+    bars: dict[str, dict[str, float]] = {}
     for rank in row.ranks:
         bars[f"stage {rank.stage}"] = {kind: getattr(rank, kind) / GIB for kind in KINDS}
         traced = [each for each in traces if each.pipeline_stage == rank.stage]
         if traced:
             fullest = max(traced, key=lambda each: each.peak.total)
-            kinds = {kind: size / GIB for kind, size in fullest.peak.kinds.items()}
+            kinds: dict[str, float] = {kind: size / GIB for kind, size in fullest.peak.kinds.items()}
             bars[f"stage {rank.stage}, traced"] = kinds
     return bars
 

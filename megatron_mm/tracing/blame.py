@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from types import FrameType
 
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ def place(modules: Sequence[nn.Module]) -> list[str]:
 
     One that is still being built has no name yet, and stands with its class.
     """
-    chain = [each for each, inner in pairwise([*modules, None]) if each is not inner and not _wraps(each, inner)]
+    inside = zip_longest(modules, modules[1:])
+    chain = [each for each, inner in inside if each is not inner and not _wraps(each, inner)]
     if not chain:
         return []
     names = [_name(outer, inner) for outer, inner in pairwise(chain)]

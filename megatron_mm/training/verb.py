@@ -73,9 +73,9 @@ def main(argv: Sequence[str]) -> int:
     back = _back(recipe, args, out)
     if args.dry_run:
         traces = traced(recipe, plan) if args.trace else {}
-        told = plan.record() | {"run": str(out)} | ({"trace": record(traces)} if traces else {})
+        facts = plan.record() | {"run": str(out)} | ({"trace": record(traces)} if traces else {})
         parts = [readable(plan, out, back), *([tabled(traces)] if traces else [])]
-        print(json.dumps(told, indent=2) if args.json else "\n".join(parts))
+        print(json.dumps(facts, indent=2) if args.json else "\n".join(parts))
         return 0
     if plan.nodes != here.nodes:
         fix = f"start it on every machine with {COUNT}={plan.nodes}, or let `megavlm submit` do so"
