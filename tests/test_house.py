@@ -164,9 +164,9 @@ def test_every_verb_tells_its_arguments_and_offers_json(name, capsys):
     assert out.startswith(f"usage: megavlm {name}") and "--json" in out
 
 
-@pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.target is None])
-def test_a_verb_that_is_not_built_says_so(name, capsys):
-    assert main([*name.split(), "--json"]) == 1
+def test_a_verb_that_is_not_built_says_so(capsys, monkeypatch):
+    monkeypatch.setitem(VERBS, "plan", VERBS["plan"]._replace(target=None))  # all of them are built by now
+    assert main(["plan", "--json"]) == 1
     out, err = capsys.readouterr()
     assert "not built yet" in err
     assert json.loads(out)["error"]["exit_code"] == 1
