@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -100,8 +101,12 @@ class InternViT(Encoder):
 
     def _layer(self, f: Forward, tokens: int, tp: int) -> Cost:
         x = f.given(tokens, self.hidden)
-        x = self._added(f, x, self._attended(f, self._normed(f, x), self.padded // tp, tp))
-        self._added(f, x, self._widened(f, self._normed(f, x), self.ffn // tp))
+        blocks = (partial(self._attended, width=self.padded // tp, tp=tp), partial(self._widened, ffn=self.ffn // tp))
+        for block in blocks:
+            normed = self._normed(f, x)
+            out = block(f, normed)
+            x = self._added(f, x, out)
+            f.until_here(normed, out)  # megatron-core's layer holds both
         return f.cost()
 
     def _attended(self, f: Forward, x: Values, width: int, tp: int) -> Values:
