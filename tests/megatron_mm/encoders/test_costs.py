@@ -9,10 +9,14 @@ import torch
 from cost_checks import alone, imitated, kept, learning
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from megavlm.megatron_mm.config import Parallel
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.costs import Setting
 from megavlm.megatron_mm.encoders import ENCODERS
+from megavlm.megatron_mm.encoders.internvit import InternViT
 from megavlm.megatron_mm.tower_costs import peak, total
+from megavlm.megatron_mm.tracing.fused import fused
+from megavlm.megatron_mm.tracing.world import one_rank
 
 # Published widths and few layers: of each kind one.
 SAM = {"name": "sam", "layers": 2, "global_layers": [1]}
@@ -53,3 +57,22 @@ def test_costs_are_the_modules(one_process: BuildContext, name: str, keys: dict[
         assert peak(costs) == pytest.approx(learning(run, module), rel=0.1)
         module.requires_grad_(False)
         assert max(cost.alone for cost in costs) == pytest.approx(alone(run, module), rel=0.1)
+
+
+@pytest.mark.parametrize("tp", [2, 8])
+def test_a_rank_has_its_share(tp: int) -> None:
+    """The last rank of a faked tensor-parallel group, RMSNorm a single operation as on a GPU."""
+    spec, parallel = InternViT(layers=2, dummy_heads=7), Parallel(tp=tp)
+    costs = spec.costs(Setting(tp=tp))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with one_rank(tp - 1, tp, parallel, seed=1), fused(True):
+        module = imitated(lambda: spec.build(BuildContext(torch.bfloat16, parallel)), mode)
+        assert total(costs).weights == sum(p.numel() for p in module.parameters())
+
+        def run(tiles: int) -> torch.Tensor:
+            return module(torch.empty(tiles, 3, 448, 448, dtype=torch.uint8))[0].values
+
+        with mode:
+            assert total(costs).kept == pytest.approx(kept(run, module), rel=0.03)
+            module.requires_grad_(False)
+            assert max(cost.alone for cost in costs) == pytest.approx(alone(run, module), rel=0.1)
