@@ -32,10 +32,10 @@ STEP = ("look", "schedule", "learn", "finish", "update")
 GB, BOUND = 1e9, 0.05
 HEAD = """# Memory by formulas and by trace
 
-{when}, {machine}; `python benchmarks/planner_memory.py`. The shipped recipes at the layouts that they have, on as many
-GPUs as docs/plans.md has of them, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the
-first, middle and last pipeline stage, at the fullest moment of a step. No weights are
-drawn and no GPU is asked: the trace walks the recipe's own code on fake tensors, norms and updates as on GPUs.
+{when}, {machine}; `python benchmarks/planner_memory.py`. The shipped recipes whole, at the
+layouts that they have, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the first, middle and last pipeline stage, at
+the fullest moment of a step. No weights are drawn and no GPU is asked: the trace walks the recipe's own code on fake
+tensors, norms and updates as on GPUs. Recipes that are not here have not been walked yet.
 
 {summary}
 
@@ -51,14 +51,20 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="walk nothing")
     args = parser.parse_args()
     if not args.table:
-        for recipe in args.recipes or sizes():
+        for recipe in args.recipes or recipes():
             walk(recipe)
     RESULT.write_text(table(known()))
 
 
-def sizes() -> dict[str, int]:
-    """How many GPUs each recipe gets."""
-    return {plan.recipe: plan.gpus for plan in plans() if not plan.changes}
+def recipes() -> list[str]:
+    """All of full size."""
+    return sorted({plan.recipe for plan in plans()})
+
+
+def processes(spec: StageData) -> int:
+    """GPUs: at least 16, and four replicas of what is split over more."""
+    split = spec.stage.parallel.split
+    return max(16, 4 * split if split > 16 else split)
 
 
 def known() -> dict[str, Any]:
@@ -68,9 +74,9 @@ def known() -> dict[str, Any]:
 
 def walk(recipe: str) -> None:
     """Every stage of a recipe that trains."""
-    world = sizes()[recipe]
     for stage in load_recipe(recipe).section("stages").root:
         spec = StageData.of(load_recipe(recipe), stage)
+        world = processes(spec)
         for place in places(spec):
             found = known() | {f"{recipe} {stage} {place}": {"world": world} | traced(spec, place, world)}
             FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
@@ -87,8 +93,8 @@ def traced(spec: StageData, place: int, world: int) -> dict[str, Any]:
     from megavlm.megatron_mm.tracing.rank import trace_rank  # loads torch
 
     trace = trace_rank(spec, place * world // spec.stage.parallel.pp, world, load_of(spec))
-    peaks = {peak.phase: peak.total for peak in trace.peaks}
-    return {"parameters": trace.parameters, "standing": trace.standing, "peaks": peaks, "seconds": trace.seconds}
+    peaks = {peak.phase: peak.total for peak in trace.peaks if peak.phase in STEP}
+    return {"parameters": trace.parameters, "standing": trace.standing, "peaks": peaks}
 
 
 def told(recipe: str, stage: str, world: int) -> tuple[Memory, ...]:
