@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import truth_worker as worker
+from ranks import load
 
 from megavlm.megatron_mm.planning.load import load_of
 from megavlm.megatron_mm.tracing.contracts import RankTrace
 from megavlm.megatron_mm.tracing.rank import trace_rank
 
+SCRIPT = Path(__file__).with_name("truth_worker.py")
+worker = load(SCRIPT)
 SHORT = "mixture.sequence_length=512"
 CASES = [
     ["nvlm-d-mini", "sft", []],
@@ -25,7 +27,7 @@ NEAR = 0.02
 def real(tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]) -> list[list[dict[str, int]]]:
     """By case and rank the peak of each phase, of processes that trained."""
     out = tmp_path_factory.mktemp("truth")
-    on_ranks(Path(worker.__file__), 2, out, json.dumps(CASES), seconds=240)
+    on_ranks(SCRIPT, 2, out, json.dumps(CASES), seconds=240)
     ranks = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
     return [list(case) for case in zip(*ranks, strict=True)]
 
@@ -34,17 +36,18 @@ def real(tmp_path_factory: pytest.TempPathFactory, on_ranks: Callable[..., None]
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=["tp2", "pp2"])
 def test_peaks_are_the_allocators(real: list[list[dict[str, int]]], number: int) -> None:
-    """Within 2 %, but for gloo's own copy of the gradients it sums, which a sum on GPUs does without."""
+    """Within 2 %, but for what gloo needs and NCCL does not: its copy of the gradients that it sums."""
     spec = worker.spec_of(*CASES[number])
     ranks = [trace_rank(spec, rank, 2, load_of(spec), as_on_gpu=False) for rank in range(2)]
     for trace, counted in zip(ranks, real[number], strict=True):
+        adrift = counted["adrift"]  # counted as alive, and freed where the profile does not listen
+        assert 0 <= adrift < 0.05 * counted["schedule"]
         found = {peak.phase: peak.total for peak in trace.peaks}
         assert set(found) == {"build", "look", "schedule", "learn", "finish", "update"}
-        copied = trace.standing["gradients"]
-        assert found["finish"] <= 1.02 * counted["finish"] and counted["finish"] <= 1.02 * (found["finish"] + copied)
-        for phase in set(found) - {"finish"}:
-            assert found[phase] == pytest.approx(counted[phase], rel=NEAR), (trace.rank, phase)
-        assert trace.peak.total == pytest.approx(max(counted.values()), rel=NEAR)
+        for phase, total in found.items():
+            more = adrift + (trace.standing["gradients"] if phase == "finish" else 0)
+            assert (1 - NEAR) * (counted[phase] - more) <= total <= (1 + NEAR) * counted[phase], (trace.rank, phase)
+        assert trace.peak.phase == "schedule"
     _differ(ranks, number)
 
 
