@@ -74,8 +74,8 @@ def add_estimate(report: Report, title: str, row: Estimate, traces: Sequence[Ran
     if row.job.parallel.pp > 1:
         add_timeline(report, row)
     if traces:
-        columns = ["rank", "pipeline stage", "while", "GiB", "cause"]
-        report.table(peaks(traces), columns, title="What the traced peaks are made of")
+        columns = ["cause", *(f"rank {each.rank}" for each in traces)]
+        report.table(peaks(traces), columns, title="What the traced peaks are made of, GiB")
 
 
 def causes(row: Estimate) -> dict[str, float]:
@@ -111,10 +111,10 @@ def add_timeline(report: Report, row: Estimate) -> None:
 
 
 def peaks(traces: Sequence[RankTrace]) -> list[dict[str, object]]:
-    """Rows of the largest causes of each traced rank's fullest moment."""
+    """GiB of the largest causes of each traced rank's fullest moment, a column for each; None where it is small."""
+    found = {f"rank {each.rank}": dict(each.peak.causes[:CAUSES]) for each in traces}
+    names = dict.fromkeys(cause for causes in found.values() for cause in causes)
     return [
-        {"rank": each.rank, "pipeline stage": each.pipeline_stage, "while": each.peak.phase, "GiB": size / GIB}
-        | {"cause": cause}
-        for each in traces
-        for cause, size in each.peak.causes[:CAUSES]
+        {"cause": name} | {rank: causes[name] / GIB if name in causes else None for rank, causes in found.items()}
+        for name in names
     ]
