@@ -20,7 +20,7 @@ def test_an_expert_that_does_not_say_all_is_refused() -> None:
         def parameters(self) -> int:
             return 0
 
-    with pytest.raises(TypeError, match="abstract methods '?build'?, '?flops'?"):
+    with pytest.raises(TypeError, match="abstract methods '?build'?, '?costs'?"):
         Half.parse(SHAPE)
 
 
