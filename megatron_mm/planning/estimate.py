@@ -119,6 +119,11 @@ class Task:
         return {}
 
 
+def layout_of(row: Estimate) -> Layout:
+    """The layout that was estimated."""
+    return Layout(row.job.parallel, row.job.recompute)
+
+
 def micro_batches(packs: int, dp: int, parallel: Parallel) -> int:
     """What the replica with most packs works through: an interleaved pipeline's are filled up with blank ones."""
     each, by = math.ceil(packs / dp), parallel.pp if parallel.vp > 1 else 1

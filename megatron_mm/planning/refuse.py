@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from megavlm.platform.errors import ConfigError
@@ -35,6 +35,11 @@ class Refusal:
     kind: Kind
     error: ConfigError
     estimate: Estimate | None = None
+
+    def mended_by(self, overrides: Sequence[str]) -> Refusal:
+        """The same, with a layout that fits as its fix."""
+        error = ConfigError(self.error.what, where=self.error.where, fix=" ".join(overrides))
+        return dataclasses.replace(self, error=error)
 
     def record(self) -> dict[str, str | None]:
         """Plain data under stable keys."""

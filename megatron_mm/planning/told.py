@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tracing.contracts import RankTrace
 from .contracts import Estimate, Memory, StepTime
-from .estimate import Layout
+from .estimate import Layout, layout_of
 from .refuse import GIB, Refusal
 from .saves import HOUR, Saves
 from .search import CAUSES, Found, why_slower
@@ -66,7 +66,7 @@ class StagePlan:
 
     def overrides(self, row: Estimate) -> list[str]:
         """What turns the recipe's layout into this one."""
-        return Layout(row.job.parallel, row.job.recompute).overrides(self.layout, self.stage)
+        return layout_of(row).overrides(self.layout, self.stage)
 
     def _slower(self, row: Estimate) -> dict[str, Any] | None:
         """Than the fastest: by how much, and the cause that costs it most of that."""

@@ -18,7 +18,7 @@ from megavlm.platform.errors import CheckFailed
 from ..config import Stages
 from ..training.stages import chosen
 from .contracts import Gpu
-from .estimate import Task, task_of
+from .estimate import Task, layout_of, task_of
 from .hardware import find_gpu, gpus
 from .refuse import Refusal, check_gpus
 from .saves import GIGA, MTBF_HOURS, STORAGE_RATE, saves
@@ -82,6 +82,8 @@ def plan_stage(task: Task, gpu: Gpu, args: argparse.Namespace) -> StagePlan:
     made = own.estimate if isinstance(own, Refusal) else own
     found = layouts(task, gpu, args.gpus, args.top) if args.top else Found([])
     best = found.rows[0] if found.rows else made
+    if refused and refused.kind == "memory" and found.rows:
+        refused = refused.mended_by(layout_of(found.rows[0]).overrides(task.layout, task.spec.name))
     apart = task.spec.stage.checkpoint.asynchronous is not False
     cost = saves(best, apart, args.mtbf_hours, args.storage * GIGA) if best else None
     traces = _traced(task, args.gpus) if args.trace and not refused else ()

@@ -43,6 +43,14 @@ def test_what_lacks_memory_is_told_with_its_figures(capsys):
     assert max(rank["total"] for rank in stage["own"]["memory"]) > stage["own"]["memory_limit"]
 
 
+def test_the_fix_for_lacking_memory_is_a_layout_that_fits(capsys):
+    words = ["nvlm-d-72b", "--gpus", "64", "--gpu", "h100", "--stage", "sft", "stages.sft.parallel.pp=1"]
+    code, told, _ = said([*words, "--top", "1"], capsys)
+    refused = told["stages"]["sft"]["refused"]
+    assert code == 3 and refused["kind"] == "memory"
+    assert said([*words, *refused["fix"].split(), "--top", "0"], capsys)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
