@@ -33,9 +33,10 @@ GB, BOUND = 1e9, 0.05
 HEAD = """# Memory by formulas and by trace
 
 {when}, {machine}; `python benchmarks/planner_memory.py`. The shipped recipes whole, at the
-layouts that they have, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the first, middle
-and last pipeline stage, at the fullest moment of a step. No weights are drawn and no GPU is asked: the trace walks the
-recipe's own code on fake tensors, norms and updates as on GPUs. Recipes that are not here have not been walked yet.
+layouts that they have, with the assumed load (planning/load.py). GB of 1e9 bytes, on the first rank of the first,
+middle and last pipeline stage, at the fullest moment of a step. No weights are drawn and no GPU is asked: the trace
+walks the recipe's own code on fake tensors, norms and updates as on GPUs. Recipes that are not here have not been
+walked yet.
 
 {summary}
 
