@@ -109,6 +109,10 @@ class MultiLayer(MLPConnector):
 
     def fused(self, maps: Sequence[MapShape]) -> int:
         """Channels that go into the MLP; raises ConfigError where a mean is wanted of maps of unequal widths."""
+        self._require_widths(maps)
+        return MODES[self.mode].channels([each.channels for each in maps], self.fpn_channels)
+
+    def _require_widths(self, maps: Sequence[MapShape]) -> None:
         _require_layers_of_one_expert(maps)
         first = maps[0]
         odd = next((each for each in maps if each.channels != first.channels), None)
@@ -119,7 +123,6 @@ class MultiLayer(MLPConnector):
                 where="model.connector.mode",
                 fix="choose concat or fpn, or layers of one width",
             )
-        return MODES[self.mode].channels([each.channels for each in maps], self.fpn_channels)
 
     def parts(self, maps: Sequence[MapShape], width: int) -> Mapping[str, int]:
         """The MLP, and what is learnt before it."""
@@ -128,7 +131,8 @@ class MultiLayer(MLPConnector):
         return {"fuser": learnt, **projector} if learnt else projector
 
     def cost(self, maps: Sequence[MapShape], width: int, setting: Setting) -> Cost:
-        """See Connector."""
+        """See Connector; raises ConfigError as `fused`."""
+        self._require_widths(maps)
         f, (rows, columns) = Forward(setting), self.common_grid(maps)
         each = [on_grid(f, x, shape, rows, columns) for x, shape in zip(taken(f, maps), maps, strict=True)]
         self.projected(f, MODES[self.mode].joined(f, each, self.fpn_channels), width, setting)
