@@ -43,7 +43,7 @@ def test_everything_that_was_replaced_is_back() -> None:
 
 
 def test_more_micro_batches_than_fill_the_pipeline_need_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left out would not have raised the peak: all eight, walked through, have the same to within one small tensor."""
+    """What is left out would not have raised the peak: all eight have the same, to within one small tensor."""
     pipeline = ("{tp: 1, pp: 2, first_stage_layers: 1}", 0, 2)
     few = trace(*pipeline)
     monkeypatch.setattr(tracing, "enough", lambda parallel, stage: 8)
