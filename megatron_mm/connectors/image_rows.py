@@ -13,7 +13,8 @@ from megavlm.platform.errors import ConfigError
 from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape, the_only
-from ..tower_costs import Forward, Values, softmax
+from ..tower_blocks import softmax
+from ..tower_costs import Forward, Values
 from .base import Connector, taken
 from .mlp import mlp_widths, projected
 

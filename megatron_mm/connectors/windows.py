@@ -11,7 +11,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..costs import Cost, Setting
 from ..maps import MapShape
-from ..tower_costs import Forward, Values, softmax
+from ..tower_blocks import softmax
+from ..tower_costs import Forward, Values
 from .base import on_grid, taken
 from .mlp import MLPConnector
 

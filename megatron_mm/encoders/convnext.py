@@ -10,7 +10,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..costs import Cost, Setting
 from ..maps import MapShape
-from ..tower_costs import Forward, gelu, mlp, normalised
+from ..tower_blocks import gelu, mlp, normalised
+from ..tower_costs import Forward
 from .expert import CLIP_MEAN, CLIP_STD, Expert
 
 if TYPE_CHECKING:

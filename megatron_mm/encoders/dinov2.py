@@ -8,7 +8,8 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from ..costs import Cost, Setting
 from ..layout import require_divisible
-from ..tower_costs import Forward, gelu, mlp, normalised, self_attention
+from ..tower_blocks import gelu, mlp, normalised, self_attention
+from ..tower_costs import Forward
 from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..costs import Cost, Setting
 from ..layout import require_divisible
-from ..tower_costs import Forward, Values, normalised
+from ..tower_blocks import normalised
+from ..tower_costs import Forward, Values
 from .expert import IMAGENET_MEAN, IMAGENET_STD, PatchExpert
 
 if TYPE_CHECKING:

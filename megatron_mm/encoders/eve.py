@@ -8,7 +8,8 @@ from pydantic import PositiveInt, model_validator
 
 from ..costs import Cost, Setting
 from ..layout import require_divisible
-from ..tower_costs import Forward, query_attention
+from ..tower_blocks import query_attention
+from ..tower_costs import Forward
 from .patches import PatchEmbedding
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from ..costs import Cost, Setting
 from ..flops import Flops
 from ..layout import require_divisible
 from ..maps import MapShape
-from ..tower_costs import Forward, Values, normalised, rms_norm
+from ..tower_blocks import normalised, rms_norm
+from ..tower_costs import Forward, Values
 from .base import Encoder
 
 if TYPE_CHECKING:

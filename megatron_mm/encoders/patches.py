@@ -10,7 +10,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..costs import Cost
 from ..maps import MapShape
-from ..tower_costs import Forward, normalised
+from ..tower_blocks import normalised
+from ..tower_costs import Forward
 from .expert import CLIP_MEAN, CLIP_STD, Expert
 
 

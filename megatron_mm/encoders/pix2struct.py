@@ -11,7 +11,8 @@ from megavlm.platform.errors import ConfigError
 from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
-from ..tower_costs import Forward, Values, self_attention
+from ..tower_blocks import self_attention
+from ..tower_costs import Forward, Values
 from .expert import Expert
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from megavlm.platform.errors import ConfigError
 
 from ..costs import Cost, Setting
 from ..maps import MapShape
-from ..tower_costs import Forward, gelu, mlp, normalised, quick_gelu, self_attention
+from ..tower_blocks import gelu, mlp, normalised, quick_gelu, self_attention
+from ..tower_costs import Forward
 from .expert import PatchExpert
 
 if TYPE_CHECKING:

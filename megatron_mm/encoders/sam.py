@@ -13,7 +13,8 @@ from megavlm.platform.errors import ConfigError
 from ..costs import Cost, Setting
 from ..layout import require_divisible
 from ..maps import MapShape
-from ..tower_costs import Forward, Values, gelu, mlp, normalised
+from ..tower_blocks import gelu, mlp, normalised
+from ..tower_costs import Forward, Values
 from .expert import IMAGENET_MEAN, IMAGENET_STD, Expert
 
 if TYPE_CHECKING:
