@@ -103,7 +103,7 @@ class Tower:
         """What is there of a tile as each of these goes back: what those before it keep, and its own, made again."""
         learning = (cost for cost, is_trained in self.blocks if is_trained)
         for cost, until in zip(learning, accumulate(self._each()), strict=True):
-            yield until + cost.spare + self._again(cost) * cost.kept
+            yield until + cost.spare + self._again(cost) * (cost.kept - cost.entrance)
 
     def _again(self, cost: Cost) -> bool:
         return self.recompute and cost.entrance > 0
