@@ -24,16 +24,14 @@ How exact the formulas are where runs are known in detail: [planner_time](../ben
 
 GiB: the fullest GPU's, of what it has beside CUDA's own. Days leave out saves, failures and evaluation. Ours is what
 this project would take with its own layout and packing, which is not what the published runs did: they padded, and
-split with ZeRO. Where the recipe's layout is too much for the machines, a row below it ("so that it fits") has one
-that `megavlm plan` proposes.
+split with ZeRO.
 """
 
 WHY = """
 What we think stands behind the larger differences: what NVLM's published code does not overlap
 ([planner_time](../benchmarks/planner_time.md#nvlms-table-3)); in Eagle's first stage packs of 2,048 positions that hold
-one image and half of them nothing, where the published code pads to the longest of eight samples; tensor parallelism
-over four in Eagle-X5-13B, each of which looks at the same tiles with all experts; EVE's and LLaVA-OneVision's samples,
-of which only the sizes of files and the packing's ratio are known."""
+one image and half of them nothing, where the published code pads to the longest of eight samples; EVE's and
+LLaVA-OneVision's samples, of which only the sizes of files and the packing's ratio are known."""
 
 
 def main() -> None:

@@ -33,7 +33,6 @@ class Plan(Config):
     recipe: str
     stages: list[str]
     title: str | None = None
-    fits: bool = False  # in a layout of `megavlm plan`, since the recipe's own is more than the GPUs have
     gpu: str
     gpus: PositiveInt
     hardware: str  # source of the machines
@@ -54,7 +53,7 @@ class Plan(Config):
     @property
     def name(self) -> str:
         """What the row is called."""
-        return self.title or (f"{self.recipe}, so that it fits" if self.fits else self.recipe)
+        return self.title or self.recipe
 
 
 class Row(NamedTuple):

@@ -189,6 +189,9 @@ def test_every_value_that_it_sets_has_a_source(name: str) -> None:
     assert all(told.startswith("our guess: ") for told in recipe.sources.values() if told.startswith("our guess"))
 
 
+STAGED = {"stages.sft.parallel.pp", "stages.sft.parallel.sequence_parallel"}
+
+
 def guesses(*keys: str, stages: tuple[str, ...] = ("pretrain", "sft")) -> set[str]:
     every = ("mixture.pack", "loss.normalisation", "parallel.tp", *keys)
     return {"seed", *(f"stages.{stage}.{key}" for stage in stages for key in every)}
@@ -199,7 +202,7 @@ def guesses(*keys: str, stages: tuple[str, ...] = ("pretrain", "sft")) -> set[st
     [
         ("eagle-x5-7b", guesses()),
         ("eagle-x4-8b-plus", guesses("optimizer.lr")),
-        ("eagle-x5-34b", guesses() | {"stages.pretrain.template.bos"}),
+        ("eagle-x5-34b", guesses() | {"stages.pretrain.template.bos", *STAGED}),
         ("mmfuser-13b", guesses()),
     ],
 )

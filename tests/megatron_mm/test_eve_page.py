@@ -21,12 +21,12 @@ def rows(heading: str) -> list[list[str]]:
 
 
 SIZES = [line.split(" | ", 1) for line in re.findall(r"^\| (`eve.+\d) \|$", PAGE.partition("\n## ")[0], re.MULTILINE)]
-STAGES, MACHINES = rows("The stages"), rows("8, 32 and 128 GPUs")
+STAGES = rows("The stages")
 OVERRIDES = [words for _, cell in rows("Variants") for words in re.findall("`(.+?)`", cell)]
 
 
 def test_there_are_figures_to_test() -> None:
-    assert (len(SIZES), len(MACHINES), len(STAGES)) == (2, 9, 9) and len(OVERRIDES) == 4
+    assert (len(SIZES), len(STAGES)) == (2, 9) and len(OVERRIDES) == 4
 
 
 @pytest.mark.parametrize(("names", "cells"), SIZES)
@@ -52,28 +52,6 @@ def test_stages(cells: list[str]) -> None:
 
 def number(text: str) -> int:
     return int(text.replace(",", ""))
-
-
-@pytest.mark.parametrize("cells", MACHINES, ids=lambda cells: cells[0])
-def test_memory_and_samples_of_a_gpu(cells: list[str]) -> None:
-    where, batch, *machines = cells
-    (name, stage), tensor = re.findall("`(.+?)`", where), re.search(r"tensor (\d)", where)
-    spec = StageData.of(load_recipe(name), stage)
-    of, split = spec.stage.mixture.global_batch.size, spec.stage.parallel.split
-    assert (number(batch), int(tensor[1]) if tensor else 1) == (of, split)
-    for gpus, cell in zip((8, 32, 128), machines, strict=True):
-        memory, each = cell.split(", ")
-        assert (int(memory), number(each)) == (round(gibibytes(spec, gpus // split)), of // (gpus // split))
-
-
-def gibibytes(spec: StageData, replicas: int) -> float:
-    """bf16 weights, fp32 gradients and 12 bytes of optimizer of what is trained; aligning and teacher on every GPU."""
-    counts, tensor = spec.model.parameter_counts(), spec.stage.parallel.tp
-    counts["objectives"] = counts["auxiliary"]
-    share = {"encoder": 1, "connector": tensor, "injection": tensor, "decoder": tensor, "objectives": 1}
-    weights = sum(counts[axis] / of for axis, of in share.items()) + counts.get("teacher", 0)
-    trained = sum(counts[axis] / share[axis] for axis in spec.stage.train)
-    return (2 * weights + (4 + 12 / replicas) * trained) / 2**30
 
 
 @pytest.mark.parametrize("words", OVERRIDES)
