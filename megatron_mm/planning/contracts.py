@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 from ..config import Parallel
@@ -65,13 +67,25 @@ class Pieces:
     objectives: Cost = Cost()  # what the objectives have of their own beside the decoder
     hidden: float = 0.0  # bytes that a pipeline stage sends the next, of one micro-batch on one process
 
+    @cached_property
+    def alike(self) -> tuple[tuple[tuple[Cost, Cost], ...], tuple[int, ...]]:
+        """The layers that differ, each with what is added to it, and which of them each layer is."""
+        every = list(zip(self.layers, self.added or (Cost(),) * len(self.layers), strict=True))
+        kinds = {kind: place for place, kind in enumerate(dict.fromkeys(every))}
+        return tuple(kinds), tuple(kinds[kind] for kind in every)
+
+    @cached_property
+    def tower_runs(self) -> tuple[tuple[Cost, int], ...]:
+        """The tower's blocks with how many alike follow one another."""
+        return tuple((cost, len(list(run))) for cost, run in itertools.groupby(self.tower))
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A stage as it is to run: everything that memory and time depend on. `world` GPUs, `dp` replicas.
 
-    micro_batches: that a replica works through in a step. train: parts that learn. bucket: whether gradients are summed
-    and weights gathered while it computes.
+    micro_batches: that a replica works through in a step. train: parts that learn. overlap: whether gradients are
+    summed and weights gathered while it computes.
     """
 
     stage: str

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from itertools import chain
 
 from ..costs import Cost
 from .contracts import Job, StepTime
@@ -31,6 +32,10 @@ class StageWork:
 
     work: Work
     weights: float
+
+    def times(self, count: int) -> StageWork:
+        """Of so many alike."""
+        return StageWork(self.work.times(count), count * self.weights)
 
 
 def step_time(job: Job, of: Constants | None = None) -> StepTime:
@@ -58,24 +63,18 @@ def step_time(job: Job, of: Constants | None = None) -> StepTime:
 def stage_works(run: Runner) -> list[StageWork]:
     """Of each pipeline stage."""
     job, pieces = run.job, run.job.pieces
-    layers = _layers(run)
-    held = held_layers(job.parallel, len(layers))
-    works = [[layers[number] for chunk in chunks for number in chunk] for chunks in held]
+    kinds, kind_of = pieces.alike
+    layers = [_layer(run, *kind) for kind in kinds]
+    held = [Counter(kind_of[number] for number in chain(*chunks)) for chunks in held_layers(job.parallel, len(kind_of))]
+    works = [[layers[kind].times(count) for kind, count in counts.items()] for counts in held]
     trained, own = learns("decoder", job.train), learns("objectives", job.train)
     works[0].append(_end(run, pieces.embedding, trained, False))
     works[-1] += [_end(run, pieces.head, trained, bool(job.train)), _end(run, pieces.objectives, own, bool(job.train))]
     return [StageWork(together(each.work for each in stage), sum(each.weights for each in stage)) for stage in works]
 
 
-def _layers(run: Runner) -> list[StageWork]:
-    """Of each layer of the decoder; what the injection adds may learn where the rest does not, and the other way."""
-    pieces = run.job.pieces
-    costs = list(zip(pieces.layers, pieces.added or (Cost(),) * len(pieces.layers), strict=True))
-    known = {each: _layer(run, *each) for each in set(costs)}
-    return [known[each] for each in costs]
-
-
 def _layer(run: Runner, cost: Cost, added: Cost) -> StageWork:
+    """Of a layer of the decoder; what the injection adds may learn where the rest does not, and the other way."""
     job = run.job
     trained, adding = learns("decoder", job.train), learns("injection", job.train)
     work = run.work(cost, trained, bool(job.train), job.recompute)
@@ -91,13 +90,14 @@ def _tower(run: Runner) -> float:
     """Encoder and connector over this process' share of the global batch's tiles, and a teacher's look at them."""
     job, pieces = run.job, run.job.pieces
     share = math.ceil(job.load.packs * job.load.of.tiles * job.parallel.tp / job.world)
-    learnt = [learns(cost.part, job.train) for cost in pieces.tower]
+    runs = pieces.tower_runs
+    learnt = [learns(cost.part, job.train) for cost, _ in runs]
     reached = [any(learnt[: place + 1]) for place in range(len(learnt))]  # gradients come as far as what learns first
-    blocks = [*zip(pieces.tower, learnt, reached, strict=True), *((cost, False, False) for cost in pieces.teacher)]
     works = [
         run.work(cost, trained, through, job.recompute if through else "none", "bf16").times(count)
-        for (cost, trained, through), count in Counter(blocks).items()  # a tower's layers are mostly alike
+        for (cost, count), trained, through in zip(runs, learnt, reached, strict=True)
     ]
+    works += [run.work(cost, False, False, "none", "bf16") for cost in pieces.teacher]
     return share * together(works).total
 
 
