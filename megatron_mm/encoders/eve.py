@@ -37,15 +37,13 @@ class Eve(PatchEmbedding):
         return self
 
     def costs(self, setting: Setting) -> tuple[Cost, ...]:
-        """Of one tile. Keys and values of the patches are never made (query_attention.py)."""
-        return (self.patches_cost(Forward(setting), self.channels, bias=False), self._pooling(Forward(setting)))
-
-    def _pooling(self, f: Forward) -> Cost:
-        patches = f.make(self.cells * self.pool**2, self.channels)  # not given: nothing is kept between the two
+        """Of one tile, all of it computed again at once. Keys and values of the patches are never made."""
+        f = Forward(setting)
+        patches = self.embedded(f, self.channels, bias=False)
         mean = f.make(self.cells, self.channels, patches)
         if self.window_attention:
             query_attention(f, mean, patches, self.heads)
-        return f.cost()
+        return (f.cost(),)
 
     def build(self, ctx: BuildContext) -> EveModel:
         """The encoder, weights not drawn."""

@@ -28,12 +28,12 @@ class EveV2(PatchEmbedding):
     channels: PositiveInt = 3584  # the decoder's width, where the connector has no MLP: Qwen2.5-7B's
 
     def costs(self, setting: Setting) -> tuple[Cost, ...]:
-        """Of one tile: both convolutions, and the GELU between them."""
-        second = Forward(setting)
-        second.weigh((self.pool**2 * self.hidden + 1) * self.channels)
-        wide = second.activation(second.make(self.cells * self.pool**2, self.hidden))  # not given: see eve.py
-        second.convolution(wide, self.cells, self.channels, self.pool**2 * self.hidden)
-        return (self.patches_cost(Forward(setting), self.hidden), second.cost())
+        """Of one tile: both convolutions and the GELU between them, all of it computed again at once."""
+        f = Forward(setting)
+        f.weigh((self.pool**2 * self.hidden + 1) * self.channels)
+        wide = f.activation(self.embedded(f, self.hidden))
+        f.convolution(wide, self.cells, self.channels, self.pool**2 * self.hidden)
+        return (f.cost(),)
 
     def build(self, ctx: BuildContext) -> EveV2Model:
         """The encoder, weights not drawn."""

@@ -8,10 +8,9 @@ from pydantic import PositiveInt, PrivateAttr, model_validator
 
 from megavlm.platform.errors import ConfigError
 
-from ..costs import Cost
 from ..maps import MapShape
 from ..tower_blocks import normalised
-from ..tower_costs import Forward
+from ..tower_costs import Forward, Values
 from .expert import CLIP_MEAN, CLIP_STD, Expert
 
 
@@ -70,11 +69,10 @@ class PatchEmbedding(Expert):
         (shape,) = self.maps
         return shape.rows * shape.columns
 
-    def patches_cost(self, f: Forward, width: int, bias: bool = True) -> Cost:
+    def embedded(self, f: Forward, width: int, bias: bool = True) -> Values:
         """A tile's patches, `width` channels of each: where all such encoders begin."""
         patches = self.cells * self.pool**2
-        f.product(normalised(f, patches * self.patch_size**2, patches), width, bias)
-        return f.cost()
+        return f.product(normalised(f, patches * self.patch_size**2, patches), width, bias)
 
     @property
     def maps(self) -> tuple[MapShape, ...]:

@@ -106,7 +106,8 @@ class Tower:
             yield until + cost.spare + self._again(cost) * (cost.kept - cost.entrance)
 
     def _again(self, cost: Cost) -> bool:
-        return self.recompute and cost.entrance > 0
+        """Encoders are, block by block, but for their embeddings; connectors are not."""
+        return self.recompute and cost.entrance > 0 and axis_of(cost.part) == "encoder"
 
 
 def tower_of_job(job: Job, model: ModelConfig, pieces: Pieces, stage: int) -> Tower:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from megavlm.platform.images import ImageTiles
@@ -49,10 +49,11 @@ def step_batch(spec: StageData, seat: Seat, load: Load, pixels: Callable[..., Te
     global batch average: an unlucky moment of a usual step.
     """
     dp, _, _ = seat.grid.place(seat.member)
-    average, heavy = (_pack(spec, of) for of in (load.of, load.most))
-    replicas = [[average] * _packs(spec, load.packs, seat.grid.dp, k) for k in range(seat.grid.dp)]
-    worst = min(len(replicas[dp]), spec.stage.parallel.pp + 1)
-    mine = replicas[dp] = [heavy] * worst + replicas[dp][worst:]
+    counts = [_packs(spec, load.packs, seat.grid.dp, replica) for replica in range(seat.grid.dp)]
+    usual = _usual(spec, load.of, sum(counts))
+    replicas = [usual[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
+    worst = min(counts[dp], spec.stage.parallel.pp + 1)
+    mine = replicas[dp] = [_pack(spec, load.most)] * worst + replicas[dp][worst:]
     every = [pack for packs in replicas for pack in packs]
     varied = spec.model.tiling.step is not None
     sizes = tuple(chain.from_iterable(pack.sizes for pack in every)) if varied else None
@@ -65,6 +66,18 @@ def _packs(spec: StageData, packs: int, replicas: int, number: int) -> int:
     """How many a replica has: at least one, and as an interleaved pipeline wants them (training/loop.py)."""
     multiple = spec.stage.parallel.pp if spec.stage.parallel.vp > 1 else 1
     return max(1, -(-(packs // replicas + (number < packs % replicas)) // multiple)) * multiple
+
+
+def _usual(spec: StageData, of: MicroBatch, count: int) -> list[Pack]:
+    """So many packs, which together have the load's tiles: some have one more than others."""
+    tiles = [int((k + 1) * of.tiles) - int(k * of.tiles) for k in range(count)]
+    kinds = {n: _pack(spec, dataclasses.replace(of, tiles=n, visual=_visual(of, n), context=0)) for n in set(tiles)}
+    return [kinds[n] for n in tiles]
+
+
+def _visual(of: MicroBatch, tiles: int) -> float:
+    """Tokens of so many of its tiles, in the sequence or beside it."""
+    return (of.visual + of.context) * tiles / max(of.tiles, 1)
 
 
 def _pack(spec: StageData, of: MicroBatch) -> Pack:
