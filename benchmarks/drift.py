@@ -25,8 +25,8 @@ from torch import Tensor
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.pulse import Pulse
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.megatron_mm.training.watchers.likeliest import bucketed, divergence, likeliest
 from megavlm.megatron_mm.training.watchers.passes import through, untouched
 from megavlm.megatron_mm.training.watchers.texts import Texts

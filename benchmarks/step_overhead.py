@@ -37,8 +37,8 @@ from megavlm.megatron_mm.contracts import PackedBatch, StepBatch
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.data.samples import image_fields
 from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.pulse import Pulse
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.images import decode_tiles
 from megavlm.platform.runs import RunFolder

@@ -13,7 +13,7 @@ from megavlm.platform.executor import Executor, Job, TaskResult
 from megavlm.platform.runs import Attempt, RunFolder, SaveRequest
 
 from ..training.lock import exclusive
-from ..training.verb import make_demo_data
+from ..training.packs import make_demo_data
 from .runs import VariantRun
 from .schema import Study
 from .shared import Sharing

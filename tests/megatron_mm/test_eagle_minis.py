@@ -16,9 +16,9 @@ from megavlm.megatron_mm.config import Parallel, Stages
 from megavlm.megatron_mm.contracts import BuildContext
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.model import build_model
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.plan import make_plan
 from megavlm.megatron_mm.training.stages import unfinished
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import RunFolder
 

@@ -13,8 +13,8 @@ from PIL import Image
 from megavlm.megatron_mm.checkpoints.listing import latest
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.data.loader import open_loader
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.stages import unfinished
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.cli import main
 from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import RunFolder

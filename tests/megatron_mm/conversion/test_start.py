@@ -15,9 +15,9 @@ from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.conversion.verb import import_main, verify_main
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.plan import make_plan
 from megavlm.megatron_mm.training.pulse import Pulse
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder

@@ -8,7 +8,7 @@ import pytest
 
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.planning.report import add_sections, gpu_of
-from megavlm.megatron_mm.training.verb import ensure_packs
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.report import Report
 from megavlm.platform.runs import RunFolder

@@ -14,8 +14,8 @@ from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.evaluation.predictions import Prediction, write_predictions
 from megavlm.megatron_mm.evaluation.stage import predictions_path
 from megavlm.megatron_mm.studies.runs import VariantRun
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.stages import mark_stage_finished
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.runs import RunFolder
 
 SAMPLES = "{unit: samples, size: 6}"

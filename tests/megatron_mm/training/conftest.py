@@ -14,8 +14,8 @@ import torch
 from megavlm.megatron_mm import backend
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.loop import Session, StageTrainer
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.pulse import Pulse
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import RunFolder
 

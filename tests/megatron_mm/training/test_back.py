@@ -17,8 +17,8 @@ from megavlm.megatron_mm.data.verb import trace_main
 from megavlm.megatron_mm.training.back import GoBack, plan_back
 from megavlm.megatron_mm.training.loop import StageTrainer
 from megavlm.megatron_mm.training.outcome import stage_steps
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.stages import mark_stage_finished
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.megatron_mm.training.verb import main as train_main
 from megavlm.platform.errors import ConfigError, InputError
 from megavlm.platform.runs import RunFolder

@@ -18,10 +18,10 @@ from megavlm.megatron_mm.config import Optimizer
 from megavlm.megatron_mm.data.build import StageData
 from megavlm.megatron_mm.training.lock import exclusive
 from megavlm.megatron_mm.training.outcome import outcome
+from megavlm.megatron_mm.training.packs import ensure_packs, packs_path
 from megavlm.megatron_mm.training.plan import make_plan, visible_gpus
 from megavlm.megatron_mm.training.schedule import learning_rate
 from megavlm.megatron_mm.training.stages import mark_stage_finished, unfinished
-from megavlm.megatron_mm.training.verb import ensure_packs, packs_path
 from megavlm.megatron_mm.training.verb import main as train
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError, MegaVLMError

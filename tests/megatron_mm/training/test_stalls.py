@@ -9,8 +9,8 @@ import pytest
 from ranks import RankFailed, run_on_ranks
 
 from megavlm.megatron_mm.data.build import StageData
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.stalls import WAITING, suspects
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.platform.config import load_recipe
 from megavlm.platform.runs import RunFolder
 

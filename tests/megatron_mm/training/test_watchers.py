@@ -20,8 +20,8 @@ from megavlm.megatron_mm.evaluation.stage import evaluate_stage
 from megavlm.megatron_mm.inference.load import load_stage
 from megavlm.megatron_mm.training.back import plan_back
 from megavlm.megatron_mm.training.outcome import stage_steps
+from megavlm.megatron_mm.training.packs import ensure_packs
 from megavlm.megatron_mm.training.pulse import Pulse
-from megavlm.megatron_mm.training.verb import ensure_packs
 from megavlm.megatron_mm.training.watchers.base import check_watchers
 from megavlm.megatron_mm.training.watchers.shown import add_watched, watched_words
 from megavlm.megatron_mm.training.watchers.verdict import refuse_stopped
