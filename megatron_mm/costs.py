@@ -16,7 +16,8 @@ class Cost:
     weights: parameters that the process holds. kept: what the forward pass leaves for the backward pass where the part
     is trained, its input counted once, by whoever reads it first; its weights are not. passing: the same where its
     weights are frozen and gradients pass through it.
-    spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights.
+    spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights;
+    entering: of them those whose input wants no gradient, whoever is trained.
     mixing: forward FLOPs of attention, as the kernel does them. moved: what all other operations read and write in the
     forward pass. exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass,
     each counted whole. handed: keys and values that context parallelism gathers there. operands: numbers that go into
@@ -32,6 +33,7 @@ class Cost:
     spare: float = 0.0
     alone: float = 0.0
     products: float = 0.0
+    entering: float = 0.0
     mixing: float = 0.0
     moved: float = 0.0
     exchanged: float = 0.0
@@ -49,6 +51,7 @@ class Cost:
             spare=max(self.spare, other.spare),
             alone=max(self.alone, other.alone),
             products=self.products + other.products,
+            entering=self.entering + other.entering,
             mixing=self.mixing + other.mixing,
             moved=self.moved + other.moved,
             exchanged=self.exchanged + other.exchanged,

@@ -97,6 +97,7 @@ class Forward:
         made = Values(rows, width, self.size)
         self._steps.append(Step((x,), (made,), (), learns=(x,)))
         self._sums["products"] += 2 * rows * width * seen
+        self._sums["entering"] += 2 * rows * width * seen * (not x.learns)
         return made
 
     def norm(self, x: Values, vectors: int = 2) -> Values:
@@ -154,7 +155,7 @@ class Forward:
         total, through = (sum(values.bytes for values in each) for each in (kept, passing))
         forward, backward = self._peak(kept) - total, self._backward()
         entrance = sum(values.bytes for values in self._given)
-        sums = {name: self._sums[name] for name in ("products", "mixing", "moved", "exchanged")}
+        sums = {name: self._sums[name] for name in ("products", "entering", "mixing", "moved", "exchanged")}
         memory = {"kept": total, "passing": through, "spare": max(forward, backward), "alone": self._peak(())}
         return Cost(self._weights, **sums, **memory, entrance=entrance, part=part)
 

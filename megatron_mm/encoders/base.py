@@ -37,6 +37,5 @@ class Encoder(Config):
 
     def flops(self) -> Flops:
         """Forward FLOPs of one tile."""
-        first, *others = self.costs(Setting())
-        rest = total(others)
-        return Flops(weights=rest.products, mixing=first.mixing + rest.mixing, entrance=first.products)
+        whole = total(self.costs(Setting()))
+        return Flops(weights=whole.products - whole.entering, mixing=whole.mixing, entrance=whole.entering)
