@@ -11,7 +11,7 @@ from . import trial
 from .profile import ClusterProfile
 
 LASTING = ("weights", "gradients", "optimizer")  # of a rank's bytes those that no other layout of a step gets round
-MARGIN = 0.05  # what the formulas are wrong by at most (docs/plan.md)
+MARGIN = 0.05  # what the formulas are wrong by, against a trace of the recipes' code (benchmarks/planner_memory.md)
 GIB = 2**30
 
 
