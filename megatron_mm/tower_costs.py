@@ -51,7 +51,7 @@ class Forward:
         self._given: list[Values] = []
         self._known: set[Values] = set()
         self._steps: list[Step] = []
-        self._weights = 0
+        self._weights, self._held = 0, 0.0
         self._sums: defaultdict[str, float] = defaultdict(float)  # by the names of Cost's fields
 
     def given(
@@ -82,6 +82,10 @@ class Forward:
         self._steps.append(Step(reads, (made, *extra), kept, passes, tuple(learns)))
         self._sums["moved"] += made.bytes + sum(values.bytes for values in reads)
         return made
+
+    def held(self, values: float) -> None:
+        """So many values are a caller's all along. Where something learns from them, they are kept by its readers."""
+        self._held += values * self.size
 
     def weigh(self, parameters: int) -> None:
         """Parameters that no operation below counts."""
@@ -156,7 +160,12 @@ class Forward:
         forward, backward = self._peak(kept) - total, self._backward()
         entrance = sum(values.bytes for values in self._given)
         sums = {name: self._sums[name] for name in ("products", "entering", "mixing", "moved", "exchanged")}
-        memory = {"kept": total, "passing": through, "spare": max(forward, backward), "alone": self._peak(())}
+        memory = {
+            "kept": total,
+            "passing": through,
+            "spare": max(forward, backward),
+            "alone": self._peak(()) + self._held,
+        }
         return Cost(self._weights, **sums, **memory, entrance=entrance, part=part)
 
     def _peak(self, kept: Collection[Values]) -> float:

@@ -64,8 +64,10 @@ class ConvNeXt(Expert):
         found = [self._stem(Forward(setting))]
         for stage, (depth, width) in enumerate(zip(self.depths, self.dims, strict=True)):
             cells = (self.image_size // (PATCH << stage)) ** 2
+            entered = 4 * cells * self.dims[stage - 1] if stage else cells * width
             found += [_halving(Forward(setting), 4 * cells, self.dims[stage - 1], width)] if stage else []
-            found += [_block(Forward(setting), cells, width)] * depth
+            found += [_block(Forward(setting), cells, width, entered * (stage > 0))]
+            found += [_block(Forward(setting), cells, width, entered)] * (depth - 1)
         return tuple(found)
 
     def _stem(self, f: Forward) -> Cost:
@@ -87,9 +89,10 @@ def _halving(f: Forward, cells: int, old: int, new: int) -> Cost:
     return f.cost()
 
 
-def _block(f: Forward, cells: int, width: int) -> Cost:
-    """A depthwise convolution, a norm, an MLP, the layer scale."""
+def _block(f: Forward, cells: int, width: int, entered: int) -> Cost:
+    """A depthwise convolution, a norm, an MLP, the layer scale; callers hold what its stage began with."""
     f.weigh((KERNEL**2 + 1) * width)
+    f.held(entered)
     x = f.given(cells, width)
     around = f.norm(f.convolution(x, cells, width, KERNEL**2))
     f.add(f.scale(mlp(f, around, WIDENING * width, width, gelu)), x)
