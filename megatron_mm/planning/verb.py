@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from megavlm.platform.cli import parser, split_overrides
 from megavlm.platform.config import Recipe, load_recipe
-from megavlm.platform.errors import CheckFailed
+from megavlm.platform.errors import CheckFailed, ConfigError
 
 from ..config import Stages
+from ..data.manifest import Manifest
 from ..training.stages import chosen
 from .contracts import Gpu
 from .estimate import Task, layout_of, task_of
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     args = _arguments(words)
     recipe, gpu = load_recipe(args.recipe, overrides), find_gpu(args.gpu, args.gpus_per_node)
     check_gpus(gpu, args.gpus)
-    names, sample = trained_stages(recipe, args.stage), (args.sample_tokens, args.sample_tiles)
+    names = trained_stages(recipe, args.stage)
+    sample = (args.sample_tokens, args.sample_tiles, _manifest(args.packs, names))
     plans = [plan_stage(task_of(recipe, name, *sample), gpu, args) for name in names]
     if args.html:
         from .page import write_page  # with all that draws
@@ -61,12 +63,23 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--stage", help="this stage only")
     p.add_argument("--sample-tokens", type=int, metavar="N", help="of each sample, visual ones included")
     p.add_argument("--sample-tiles", type=int, metavar="N", help="of each sample's image, thumbnail included")
+    p.add_argument("--packs", type=Path, metavar="FOLDER", help="a stage's pack manifest, in place of assumed samples")
     p.add_argument("--top", type=int, default=5, metavar="N", help="the fastest layouts to tell; 0: search for none")
     p.add_argument("--trace", action="store_true", help="also walk the real step on fake tensors; loads torch")
     p.add_argument("--html", type=Path, metavar="FILE", help="write the pictures there")
     p.add_argument("--mtbf-hours", type=float, default=MTBF_HOURS, metavar="H", help="between failures of one GPU")
     p.add_argument("--storage", type=float, default=STORAGE_RATE / GIGA, metavar="GB/s", help="each machine writes")
     return p.parse_args(words)
+
+
+def _manifest(folder: Path | None, stages: Sequence[str]) -> Manifest | None:
+    """Raises ConfigError for a manifest of several stages, and InputError where there is none."""
+    if folder is None:
+        return None
+    if len(stages) > 1:
+        what = f"a manifest is of one stage, and {len(stages)} are planned: {', '.join(stages)}"
+        raise ConfigError(what, where="--packs", fix="name it with --stage")
+    return Manifest(folder)
 
 
 def trained_stages(recipe: Recipe, only: str | None = None) -> list[str]:

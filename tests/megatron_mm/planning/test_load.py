@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from megavlm.megatron_mm.data.mixture import global_batches
 from megavlm.megatron_mm.data.write import manifest_writer
 from megavlm.megatron_mm.planning.load import load_of
 from megavlm.megatron_mm.training.flops import step_flops, visual_tokens
+from megavlm.platform.cli import main
 from megavlm.platform.config import load_recipe
 from megavlm.platform.errors import ConfigError
 from megavlm.platform.images import ImageTiles
@@ -155,6 +157,14 @@ def test_a_manifest_is_summed_up_as_it_is(packed):
     assert load.of.squares == pytest.approx((sum(entry.tokens**2 for entry in entries) + empty) / 12)
     assert load.most.tiles == max(pack.tiles for pack in packs)
     assert load.tokens == pytest.approx(sum(pack.tokens for pack in packs) / 3, abs=1)
+
+
+def test_a_plan_is_of_the_manifest_that_is_given(packed, capsys):
+    manifest = packed(stage("nvlm-h-34b", "sft"), sizes(np.full(200, 400), [ImageTiles(7, 3, 2)] * 200))
+    words = ["plan", "nvlm-h-34b", "--gpus", "64", "--gpu", "h100", "--packs", str(manifest.path), "--top", "0"]
+    assert main([*words, "--json", "--stage", "sft"]) in (0, 3)
+    assert json.loads(capsys.readouterr().out)["stages"]["sft"]["load"].endswith(str(manifest.path))
+    assert main(words) == 2 and "name it with --stage" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["nvlm-x-34b", "nvlm-h-34b", "nvlm-d-34b", "eve-7b", "eagle-x5-7b"])
