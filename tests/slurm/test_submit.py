@@ -11,6 +11,7 @@ import pytest
 from megavlm.platform.cli import main as command_line
 from megavlm.platform.errors import ConfigError, MegaVLMError, MissingPackage, NotBuiltYet
 from megavlm.platform.runs import RunFolder
+from megavlm.platform.verbs import VERBS
 from megavlm.slurm import jobs
 from megavlm.slurm.commands import SlurmError
 from megavlm.slurm.profile import load_profile
@@ -79,7 +80,6 @@ def test_what_cannot_run_is_refused_before_the_queue(later, cluster, tmp_path, w
     ("words", "error"),
     [
         (["--", "stebs"], ConfigError),
-        (["--", "plan", "x"], NotBuiltYet),
         (["--"], ConfigError),
         ([RECIPE, "--", "steps", "x"], ConfigError),
         (["--stage", "sft", "--", "train", "x"], ConfigError),
@@ -90,6 +90,12 @@ def test_what_cannot_run_is_refused_before_the_queue(later, cluster, tmp_path, w
 def test_what_is_neither_a_recipe_nor_a_verb_is_refused(later, steps_worker, words, error):
     with pytest.raises(error):
         main(["--cluster", later, *words])
+
+
+def test_a_verb_that_is_not_built_is_refused(later, steps_worker, monkeypatch):
+    monkeypatch.setitem(VERBS, "plan", VERBS["plan"]._replace(target=None))  # all of them are built by now
+    with pytest.raises(NotBuiltYet):
+        main(["--cluster", later, "--", "plan", "x"])
 
 
 def test_a_dry_run_is_byte_for_byte_what_is_submitted_and_writes_nothing(later, cluster, tmp_path, capsys):
