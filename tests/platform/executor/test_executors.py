@@ -12,6 +12,9 @@ import pytest
 from megavlm.platform.errors import ConfigError, SavedResumable
 from megavlm.platform.executor import EXECUTORS, WORKER, Job, failures, make
 
+# A check that says no: 72 billion parameters on one GPU.
+IMPOSSIBLE = ["plan", "nvlm-d-72b", "--gpus", "1", "--gpu", "h100", "--stage", "sft", "--top", "0"]
+
 
 @pytest.fixture(params=["local", "in_process"])  # on a cluster: tests/slurm/arrays
 def executor(request):
@@ -19,10 +22,10 @@ def executor(request):
 
 
 def test_results_stand_in_the_order_of_the_tasks(executor, tmp_path):
-    tasks = [["--version"], ["recipes", "lst"], ["plan"], ["recipes", "list", "--nope"]]
+    tasks = [["--version"], ["recipes", "lst"], IMPOSSIBLE, ["recipes", "list", "--nope"]]
     job = Job("mixed", tasks, tmp_path)
     results = executor.run(job, workers=2)
-    assert [result.exit_code for result in results] == [0, 2, 1, 2]
+    assert [result.exit_code for result in results] == [0, 2, 3, 2]
     assert [list(result.task) for result in results] == tasks
     assert results[0].log.read_text().startswith("megavlm ")
     assert "did you mean" in results[1].tail()
