@@ -13,18 +13,20 @@ import dataclasses
 class Cost:
     """One part on one process of its tensor-parallel group, for the rows it is asked about. Sizes are bytes.
 
-    weights: parameters that the process holds. kept: what the forward pass leaves for the backward pass where the part
-    is trained, its input counted once, by whoever reads it first; its weights are not. passing: the same where its
-    weights are frozen and gradients pass through it.
-    spare: what it needs beside at one time at most, in either pass. products: forward FLOPs of products with weights;
-    entering: of them those whose input wants no gradient, whoever is trained.
-    mixing: forward FLOPs of attention, as the kernel does them. moved: what all other operations read and write in the
-    forward pass. exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass,
-    each counted whole. handed: keys and values that context parallelism gathers there. operands: numbers that go into
-    products and come out of them there, each of which FP8 converts in one of the passes. alone: what it needs at one
-    time at most, input and output included, where nothing is kept of it: as a frozen part of the tower. entrance: its
-    input, which is all that is kept of it where it is computed again. part: the part of the model that a stage can
-    train by itself ("encoder.sam"), where that is not the axis.
+    - weights: parameters that the process holds. part: what a stage can train by itself ("encoder.sam"), where that is
+      not the axis
+    - kept: what the forward pass leaves for the backward pass where the part is trained, its input counted once, by
+      whoever reads it first; its weights are not. passing: the same where its weights are frozen and gradients pass
+      through it. entrance: its input, which is all that is kept of it under full recomputation; 0 where that leaves it
+      alone
+    - spare: what it needs beside at one time at most, in either pass. alone: what it needs at one time at most, input
+      and output included, where nothing is kept of it: as a frozen part of the tower
+    - products: forward FLOPs of products with weights; entering: of them those whose input wants no gradient, whoever
+      is trained. mixing: forward FLOPs of attention, as the kernel does them
+    - moved: what all other operations read and write in the forward pass. operands: numbers that go into products and
+      come out of them there, each of which FP8 converts in one of the passes
+    - exchanged: the tensors that tensor parallelism sums (or gathers and scatters) in the forward pass, each counted
+      whole. handed: keys and values that context parallelism gathers there
     """
 
     weights: int = 0

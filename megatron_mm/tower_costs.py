@@ -152,13 +152,13 @@ class Forward:
         """Somebody holds these, though nothing reads them: a caller's variable."""
         self._steps.append(Step(values, (), ()))
 
-    def cost(self, part: str = "") -> Cost:
-        """All of it."""
+    def cost(self, part: str = "", again: bool = False) -> Cost:
+        """All of it. again: whether it is what full recomputation does again at once."""
         passing = {values for step in self._steps for values in step.keeps} - self._known
         kept = passing | {values for step in self._steps for values in step.learns} - self._known
         total, through = (sum(values.bytes for values in each) for each in (kept, passing))
         forward, backward = self._peak(kept) - total, self._backward()
-        entrance = sum(values.bytes for values in self._given)
+        entrance = again * sum(values.bytes for values in self._given)
         sums = {name: self._sums[name] for name in ("products", "entering", "mixing", "moved", "exchanged")}
         memory = {
             "kept": total,

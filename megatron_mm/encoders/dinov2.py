@@ -68,7 +68,7 @@ class Dinov2(PatchExpert):
         x = f.given(tokens, self.hidden)
         x = f.add(x, f.scale(self_attention(f, f.norm(x), self.heads, tokens)))
         f.add(x, f.scale(mlp(f, f.norm(x), self.ffn, self.hidden, gelu)))
-        return f.cost()
+        return f.cost(again=True)
 
     def build(self, ctx: BuildContext) -> Dinov2Model:
         """The encoder on transformers' layers, weights not drawn."""

@@ -82,7 +82,7 @@ class Eva02(PatchExpert):
         f.until_here(normed)
         x = f.add(x, attended if whole else f.copy(attended))
         f.add(x, self._gated(f, f.norm(x)))
-        return f.cost()
+        return f.cost(again=True)
 
     def _attended(self, f: Forward, x: Values, seen: int) -> Values:
         """With rotary positions; keys have no bias."""

@@ -43,7 +43,7 @@ class Eve(PatchEmbedding):
         mean = f.make(self.cells, self.channels, patches)
         if self.window_attention:
             query_attention(f, mean, patches, self.heads)
-        return (f.cost(),)
+        return (f.cost(again=True),)
 
     def build(self, ctx: BuildContext) -> EveModel:
         """The encoder, weights not drawn."""

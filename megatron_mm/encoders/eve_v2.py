@@ -33,7 +33,7 @@ class EveV2(PatchEmbedding):
         f.weigh((self.pool**2 * self.hidden + 1) * self.channels)
         wide = f.activation(self.embedded(f, self.hidden))
         f.convolution(wide, self.cells, self.channels, self.pool**2 * self.hidden)
-        return (f.cost(),)
+        return (f.cost(again=True),)
 
     def build(self, ctx: BuildContext) -> EveV2Model:
         """The encoder, weights not drawn."""

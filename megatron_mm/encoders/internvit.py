@@ -108,7 +108,7 @@ class InternViT(Encoder):
             out = block(f, normed)
             x = self._added(f, x, out)
             f.until_here(normed, out)  # megatron-core's layer holds both
-        return f.cost()
+        return f.cost(again=True)
 
     def _attended(self, f: Forward, x: Values, width: int, tp: int) -> Values:
         """By this process' heads, summed over all processes'; `width` is theirs."""

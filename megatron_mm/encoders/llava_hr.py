@@ -126,13 +126,13 @@ class LlavaHr(Encoder):
         mean = f.make(1, 2 * width, f.make(low.rows, 2 * width, x, slow))
         share = f.product(f.activation(f.product(mean, gate)), 1)
         f.add(x, f.make(low.rows, width, slow, share, keeps=(slow,)))
-        return f.cost("encoder.adapter")
+        return f.cost("encoder.adapter", again=True)
 
     def _merged(self, f: Forward, known: bool) -> Cost:
         low, high = self._inputs(f, known)
         width = self.widths[0]
         f.add(f.product(low, width), f.product(self._at_grid(f, high), width))
-        return f.cost("encoder.adapter")
+        return f.cost("encoder.adapter", again=True)
 
     def parameters(self) -> int:
         """Parameters of both encoders and the adapter."""

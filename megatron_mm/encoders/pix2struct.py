@@ -97,7 +97,7 @@ class Pix2Struct(Expert):
         f.until_here(gate)
         f.add(f.product(wide, self.hidden, bias=False), x)
         f.until_here(normed, attended)
-        return f.cost()
+        return f.cost(again=True)
 
     def build(self, ctx: BuildContext) -> Pix2StructModel:
         """The encoder on transformers' layers, weights not drawn."""

@@ -107,7 +107,7 @@ class Replicated(PatchExpert):
         x = f.given(tokens, self.hidden)
         x = f.add(x, self_attention(f, f.norm(x), self.heads, tokens))
         f.add(x, mlp(f, f.norm(x), self.ffn, self.hidden, ACTIVATIONS[self.activation]))
-        return f.cost()
+        return f.cost(again=True)
 
     def _exit(self, f: Forward, patches: int) -> tuple[Cost, ...]:
         if not self.ends_in_norm:

@@ -105,7 +105,7 @@ class Sam(Expert):
         f.until_here(seen, normed)
         x = f.add(x, f.make(x.rows, self.hidden, out) if reach < self.side else out)
         f.add(x, mlp(f, f.norm(x), self.ffn, self.hidden, gelu))
-        return f.cost()
+        return f.cost(again=True)
 
     def _attended(self, f: Forward, x: Values, reach: int, attend: Attend) -> Values:
         """With the relative positions of both axes."""

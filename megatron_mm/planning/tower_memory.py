@@ -106,8 +106,7 @@ class Tower:
             yield until + cost.spare + self._again(cost) * (cost.kept - cost.entrance)
 
     def _again(self, cost: Cost) -> bool:
-        """Encoders are, block by block, but for their embeddings; connectors are not."""
-        return self.recompute and cost.entrance > 0 and axis_of(cost.part) == "encoder"
+        return self.recompute and cost.entrance > 0
 
 
 def tower_of_job(job: Job, model: ModelConfig, pieces: Pieces, stage: int) -> Tower:
