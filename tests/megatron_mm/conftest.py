@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py, also in the proc
 @pytest.fixture(scope="session")
 def on_ranks() -> Iterator[Callable[..., None]]:
     """`on_ranks(script, processes, *words, seconds=400)`: see ranks.py. Started by the first test that asks."""
-    from ranks import Crashed, Ranks
+    from ranks import Ranks
 
     ranks = Ranks()
-
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            ranks.run(*args, **options)
-        except Crashed as crash:  # nothing of ours is native: gloo's threads, which outlive their groups
-            warnings.warn(f"once more, on new ranks: {str(crash)[:200]}", stacklevel=2)
-            ranks.run(*args, **options)
-
-    yield run
+    yield ranks.run
     ranks.close()
 
 

@@ -34,10 +34,6 @@ class RankFailed(Exception):
     """What each rank that failed said, or how it died."""
 
 
-class Crashed(RankFailed):
-    """One of them died of a signal."""
-
-
 def load(script: Path) -> ModuleType:
     """The script as a module: what its ranks do, for the test to do in one process."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
@@ -125,8 +121,7 @@ def _finish(ranks: Sequence[Rank], what: str, seconds: float) -> None:
                 wrong.append(f"{what}: rank {number} {message}")
                 deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
     if wrong:
-        crashed = any("died with exit code -" in each for each in wrong)
-        raise (Crashed if crashed else RankFailed)("\n".join(wrong))
+        raise RankFailed("\n".join(wrong))
     if running:
         raise TimeoutError(f"{what} took more than {seconds} s")
 

@@ -70,7 +70,7 @@ class Training:
         """The furthest step so far."""
         return max(self.figures(), default=0)
 
-    def until(self, true: Callable[[], Any], what: str, seconds: float = 300) -> None:
+    def until(self, true: Callable[[], Any], what: str, seconds: float = 100) -> None:
         """Until something is true; everything that was said is shown when it does not come."""
         end = time.monotonic() + seconds
         while not true():

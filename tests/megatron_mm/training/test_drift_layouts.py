@@ -78,7 +78,7 @@ def test_every_layout_measures_what_the_definition_says(
     same, other = results[layout]
     wanted = bound(truth["before"], truth["now"], truth["top"])
     whole = float((truth["before"].exp() * (truth["before"] - truth["now"])).sum(-1).mean())
-    assert abs(same) < 1e-8 and other == pytest.approx(wanted, abs=1e-5)
+    assert abs(same) < 1e-9 and other == pytest.approx(wanted, abs=1e-5)
     assert 0.05 < wanted < whole  # a lower bound
     kept = np.load(folder / f"{layout}.npz")
     values, ids = truth["before"].topk(truth["top"])
