@@ -42,9 +42,8 @@ class Lookers:
     def __init__(self) -> None:
         self.seat = seat()
         tp = self.seat.tp
-        self.group = [dist.new_group(range(rank, dist.get_world_size(), tp), timeout=TIMEOUT) for rank in range(tp)][
-            self.seat.tp_rank
-        ]
+        members = [list(range(rank, dist.get_world_size(), tp)) for rank in range(tp)]
+        self.group = [parallel_state.create_group(of, timeout=TIMEOUT) for of in members][self.seat.tp_rank]
 
     @property
     def member(self) -> int:

@@ -65,6 +65,7 @@ class Overlap:
         for part in reversed(self._parts):
             for group in reversed(part.bucket_groups):
                 group.start_param_sync()
+                _alone(group.param_gather_handle)
 
     def settle(self) -> None:
         """Wait until every weight is here."""
@@ -141,4 +142,11 @@ class InOrder:
             if self._started in self._held:
                 return
             self._groups[self._started].start_grad_sync()
+            _alone(self._groups[self._started].grad_reduce_handle)
             self._started += 1
+
+
+def _alone(begun: Any) -> None:
+    """With gloo, wait: with several collectives under way its threads now and then corrupted the heap (torch 2.13)."""
+    if begun is not None and backend.backend_name() == "gloo":
+        begun.wait()

@@ -164,6 +164,8 @@ def _serve(pipe: Connection) -> None:
         else:
             pipe.send("")
         gc.collect()  # models and process groups of one script are gone before the next
+        if not gc.get_freeze_count():
+            gc.freeze()  # what the first one loaded stays, and is not looked through again
 
 
 def _run(environment: Mapping[str, str], script: str, words: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ What is compared with ran on this machine without Slurm, in the same layout: two
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from megavlm.slurm.submit import main as submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.multiprocess, pytest.mark.timeout(1000)]
 
-SHORT, MIDDLE, LONG = 60, 150, 600  # steps; at a constant rate a shorter training is how a longer one begins
+SHORT, LONG = 60, 150  # steps; at a constant rate a shorter training is how a longer one begins
 OVERRIDES = ("stages.language.optimizer.schedule=constant", "stages.language.checkpoint.every=20")
 NEXT_STEP_SECONDS = 120
 
@@ -87,6 +88,16 @@ class Training:
         """Every event of a kind, over all attempts."""
         return [event for attempt in self.run.attempts() for event in attempt.events() if event["kind"] == kind]
 
+    def send(self, number: signal.Signals) -> None:
+        """To all of its ranks."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # it is gone
+                continue
+            if words[1:5] == ["-u", "-m", "megavlm.megatron_mm.training.worker", str(self.run.root)]:
+                os.kill(int(path.parent.name), number)
+
     def restarts(self) -> int:
         """How often Slurm requeued the job."""
         return int(self.cluster.job(self.job_id)["Restarts"])
@@ -122,11 +133,14 @@ def test_a_dead_node_and_the_time_limit_change_nothing(fresh_cluster, recipe: Pa
     limited = profile(**patient, minutes=1, save_seconds=5, sbatch={"nodelist": "n1,n2"})
     timed = Training(cluster, recipe, limited, LONG, "timed")
     timed.until(lambda: timed.step() > 0, "step")
+    timed.send(signal.SIGSTOP)  # so that it is not over before its time is
+    timed.until(lambda: timed.events("asked"), "word of the time limit")
+    timed.send(signal.SIGCONT)
     spared = Training(
-        cluster, recipe, profile(**patient, sbatch={"nodelist": "n2,n3,n4"}), MIDDLE, "spared", "--spares", "1"
+        cluster, recipe, profile(**patient, sbatch={"nodelist": "n2,n3,n4"}), LONG, "spared", "--spares", "1"
     )
     cluster.run("scontrol", "update", "nodename=n1,n2", "state=drain", "reason=so that the next job starts beside them")
-    unspared = Training(cluster, recipe, profile(**patient), MIDDLE, "unspared")
+    unspared = Training(cluster, recipe, profile(**patient), LONG, "unspared")
     cluster.wait(unspared.job_id, "RUNNING", seconds=20)
     cluster.run("scontrol", "update", "nodename=n1,n2", "state=resume")
     for training in (spared, unspared):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,6 +24,21 @@ def test_too_few_processes(one_process: BuildContext) -> None:
 def test_a_second_stage_keeps_the_processes(one_process: BuildContext) -> None:
     backend.init_distributed(Parallel(), seed=2)
     assert parallel_state.model_parallel_is_initialized() and dist.get_world_size() == 1
+
+
+def test_layouts_end_their_groups() -> None:
+    """megatron-core only forgets them, and each has threads."""
+    backend.shutdown()
+    before, seen = _gloo_threads(), []
+    for _ in range(3):
+        backend.init_distributed(Parallel(), seed=1)
+        seen.append(_gloo_threads() - before)
+    backend.shutdown()
+    assert seen[0] == seen[1] == seen[2] > 3 and _gloo_threads() == before
+
+
+def _gloo_threads() -> int:
+    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
 
 
 def test_shutdown_twice() -> None:

@@ -1,7 +1,9 @@
 """The demo as a newcomer runs it: what it promises, what it shows, and that nothing is lost when it is killed."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,24 +152,52 @@ def test_the_same_command_again_does_nothing_anew(demo):
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in told.items() if k != "seconds"}
 
 
-def test_killed_in_curation_and_in_training_it_ends_the_same(demo, tmp_path):
-    """kill -9 twice, the same command again: bit-equal losses, the same images, the same answers."""
-    whole, _ = demo
-    out = tmp_path / "demo"
-    kill_when(out, lambda: any((out / "data" / "curation" / "embed").glob("*.parquet")))
-    assert not (out / "data" / "curation" / "finished").exists()
-    kill_when(out, lambda: last_step(out, "sft") >= 50)
+def test_killed_in_curation_it_ends_the_same(demo, tmp_path):
+    """kill -9, the same command again: the same images and tasks."""
+    whole, out = demo[0] / "data", tmp_path / "demo" / "data"
+    kill_when(out.parent, "data", lambda: any((out / "curation" / "embed").glob("*.parquet")))
+    assert not (out / "curation" / "finished").exists()
+    run(out.parent, "--only", "data")
+    assert (out / "curation/rejected.parquet").read_bytes() == (whole / "curation/rejected.parquet").read_bytes()
+    for folder in ("curation/export", "sets"):
+        assert contents(out / folder) == contents(whole / folder)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """File below `folder` -> what is in it, in short. `manifest.json` tells of the run that wrote it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    assert files
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_killed_in_training_it_ends_the_same(demo, tmp_path):
+    """kill -9, the same command again: bit-equal losses, the same answers. Begun where two stages are done already."""
+    whole, out = demo[0], tmp_path / "demo"
+    shutil.copytree(whole, out)
+    forget(out / "train", "sft", "gate", "control")
+    kill_when(out, "train", lambda: last_step(out, "sft") >= 50)
     assert not (out / "train" / "stages" / "sft" / "finished").exists()
     run(out, "--only", "train")
     assert losses(out) == {key: loss for key, loss in losses(whole).items() if key[0] != "control"}
-    for name in ("data/curation/rejected.parquet", "predictions/sft/vqa.jsonl", "predictions/sft/text.jsonl"):
-        path = name if name.startswith("data") else f"train/{name}"
+    for name in ("vqa", "text"):
+        path = f"train/predictions/sft/{name}.jsonl"
         assert (out / path).read_bytes() == (whole / path).read_bytes(), path
 
 
-def kill_when(out: Path, reached) -> None:
+def forget(run: Path, *stages: str) -> None:
+    """A finished run as it was before these stages."""
+    for stage in stages:
+        for folder in ("stages", "checkpoints", "predictions"):
+            shutil.rmtree(run / folder / stage, ignore_errors=True)
+    shutil.rmtree(run / "gate")
+    (run / "finished").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["stage"] not in stages))
+
+
+def kill_when(out: Path, only: str, reached) -> None:
     process = subprocess.Popen(
-        command(out, "--only", "train"),
+        command(out, "--only", only),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
