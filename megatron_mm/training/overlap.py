@@ -147,6 +147,6 @@ class InOrder:
 
 
 def _alone(begun: Any) -> None:
-    """With gloo, wait: with several collectives under way its threads now and then corrupted the heap (torch 2.13)."""
+    """With gloo, wait: in overlapped steps its threads damaged the heap now and then (torch 2.13, docs/LOG.md)."""
     if begun is not None and backend.backend_name() == "gloo":
         begun.wait()
