@@ -13,7 +13,7 @@ PROCESS_TESTS = $(shell grep -rlE 'mark\.(multiprocess|demo)\b' $(TESTS) --inclu
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: venv demo test test-lanes test-fast test-slurm test-processes lint campaign gpu-bundle lock system clean
+.PHONY: venv demo test test-fast test-slurm test-processes lint campaign gpu-bundle lock system clean
 
 venv: $(VENV)/.ready
 
@@ -32,19 +32,16 @@ demo: venv
 system:
 	@.ci/system-packages
 
-# First those on a throw-away Slurm, eight at a time, by themselves: some of them measure the machine. Then two lanes at
-# once, for the second one waits half of its time: fast tests side by side, which give way, and beside them those that start
-# processes of their own, one after another. What fails stops nothing else; what a lane says comes when it is over.
+# First those on a throw-away Slurm, eight at a time: some of them measure the machine. Then the fast ones, two at a time,
+# and last those that start processes of their own, one after another. What fails stops nothing else. Never two of the
+# three at once: a machine of two cores is no faster for it, and what waits for another process waits beyond its limit.
 test: venv system
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@$(MAKE) --keep-going --no-print-directory test-slurm test-lanes
-
-test-lanes:
-	@$(MAKE) --jobs=2 --keep-going --output-sync=line --no-print-directory test-fast test-processes
+	@$(MAKE) --keep-going --no-print-directory test-slurm test-fast test-processes
 
 test-fast:
-	nice -n 5 $(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
+	$(BIN)/pytest $(TESTS) -m "not multiprocess and not demo and not slurm" -n 2 --dist loadfile -q
 
 # A status of 5 says that a folder has no such tests.
 test-slurm:

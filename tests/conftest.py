@@ -47,6 +47,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_runtest_logfinish() -> None:
+    """Saving a checkpoint unfreezes what is frozen."""
+    if not gc.get_freeze_count():
+        pytest_collection_finish()
+
+
 @pytest.fixture
 def children_seconds() -> Callable[[], float]:
     """CPU seconds of all processes waited for so far: the wall clock also tells what else this machine does."""

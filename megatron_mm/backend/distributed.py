@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megavlm.platform.errors import ConfigError
@@ -68,21 +69,23 @@ def shutdown() -> None:
     _end_groups()
     if dist.is_initialized():
         dist.destroy_process_group()
-    gc.collect()  # models hold groups, in cycles
 
 
 def _end_groups() -> None:
     """End megatron-core's groups: its own function forgets them, all but one, and ends none.
 
-    Each that is left keeps three threads, of which one wakes a hundred times a second (gloo), or memory (NCCL).
+    Each that is left keeps three threads, of which one wakes a hundred times a second (gloo), or memory (NCCL). What
+    else holds them goes too: the models, in cycles, and the cache of positions.
     """
     if not parallel_state.model_parallel_is_initialized():
         return
     groups = parallel_state._global_process_group_list[1:]  # the first stands for all processes
     parallel_state.destroy_model_parallel()
     parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None
+    RotaryEmbedding.forward.cache_clear()
     for group in groups:
         dist.destroy_process_group(group)
+    gc.collect()
 
 
 def start_processes() -> None:

@@ -10,6 +10,7 @@ other. So the sums are started here, always in one order, and those that nothing
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -121,8 +122,8 @@ class InOrder:
     def _watch(self, parameter: Parameter) -> Any:
         """Hear when its gradient was added to the buffer: after megatron-core, which hangs on the same node."""
         node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
-        node.register_hook(partial(self._ready, parameter))  # type: ignore[union-attr]
-        return node  # kept: the hook lives as long as the node
+        node.register_hook(partial(InOrder._ready, weakref.proxy(self), parameter))  # type: ignore[union-attr]
+        return node  # kept: the hook lives as long as the node, and would keep this, node and model, for good
 
     def _ready(self, parameter: Parameter, *gradients: Any) -> None:
         if not self._listens:

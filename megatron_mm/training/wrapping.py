@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import (
@@ -27,6 +30,13 @@ from .schedule import learning_rate
 
 Precision = Literal["fp32", "bf16", "fp8", "fp8_tensorwise", "fp8_blockwise"]
 GROUP = "megavlm_group"  # in a parameter group: the axis or part it is of, where the recipe gives that its own options
+
+
+class _Wrapping(DistributedDataParallel):
+    """megatron-core's, which goes when its stage does: its own hooks, held by autograd, would hold it for good."""
+
+    def _make_backward_post_hook(self, param: torch.nn.Parameter) -> Callable[..., None]:
+        return DistributedDataParallel._make_backward_post_hook(weakref.proxy(self), param)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def wrap(
 def _in_ddp(module: Any, config: DistributedDataParallelConfig, **options: bool) -> DistributedDataParallel | None:
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return None
-    return DistributedDataParallel(config=module.config, ddp_config=config, module=module, **options)
+    return _Wrapping(config=module.config, ddp_config=config, module=module, **options)
 
 
 def make_optimizer(wrapped: Wrapped, options: Optimizer, precision: Precision = "fp32") -> MegatronOptimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -77,3 +78,19 @@ def test_bfloat16_steps(
     losses = [training.train_step(wrapped, optimizer, batch, objective).loss for _ in range(8)]
     assert losses[0] == pytest.approx(wanted, abs=2e-2) and losses[-1] < losses[0] - 0.1
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_nothing_of_a_model_is_left_when_the_next_layout_begins(
+    one_process: BuildContext, tiny_model: Callable[..., ModelConfig], packs: list[PackedBatch], overlap: bool
+) -> None:
+    """The next stage is built where it stood: megatron-core's own hooks would keep weights, gradients and buffers."""
+    config = tiny_model()
+    wrapped = wrapping.wrap(build_model(config, one_process), overlap=overlap)
+    optimizer = wrapping.make_optimizer(wrapped, Optimizer(lr=1e-3))
+    training.train_step(wrapped, optimizer, training.cut([packs], wrapped), config.objectives[0].build())
+    held = [weakref.ref(part) for part in (*wrapped.trained, *wrapped.settled().parameters())]
+    assert all(part() is not None for part in held) and len(held) > 10
+    del wrapped, optimizer
+    backend.init_distributed(Parallel(), seed=1)
+    assert not [part() for part in held if part() is not None]

@@ -22,14 +22,10 @@ def kept(model: VisionLanguageModel, forward: Callable[[], Any]) -> tuple[int, A
     """Bytes that a forward pass keeps, weights left out and each storage once; and what comes out."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: list[torch.Tensor] = []  # alive: or an address could be another's next
-
-    def save(tensor: torch.Tensor) -> torch.Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda _: None):  # no backward pass follows
         out = forward()
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}
+    saved.clear()  # autograd holds the list, and what is in it holds the graph
     return sum(size for place, size in storages.items() if place not in weights), out
 
 
