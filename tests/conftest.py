@@ -8,6 +8,7 @@ import io
 import os
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_runtest_logfinish() -> None:
-    """Saving a checkpoint unfreezes what is frozen."""
-    if not gc.get_freeze_count():
+@pytest.fixture(autouse=True)
+def _frozen() -> Iterator[None]:
+    """Saving a checkpoint unfreezes what is frozen. To ask takes a tenth of a second: of short tests nobody asks."""
+    start = time.monotonic()
+    yield
+    if time.monotonic() - start > 0.5 and not gc.get_freeze_count():
         pytest_collection_finish()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +57,8 @@ class Marks:
 def step(spec: StageData) -> dict[str, int]:
     """Peak of each phase in bytes, from the sum of what the allocator gave and took back since before the model.
 
-    The profile hears of this thread alone, and some of what is given to gloo is freed by gloo's: "adrift" is how much
-    of the sum at the end no tensor holds.
+    The profile hears of this thread alone, and some of what is given to gloo is freed by gloo's, where this one lets it
+    go first: "adrift" is how much of the sum at the end no tensor holds.
     """
     backend.init_distributed(spec.stage.parallel, spec.seed)
     before, marks = held(), Marks()
@@ -84,6 +87,23 @@ def held() -> int:
     return sum(storages.values())
 
 
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """After each collective, time for gloo's thread to let go of its tensors."""
+    wait = dist.Work.wait
+
+    def waited(work: dist.Work, *words: Any) -> bool:
+        done = wait(work, *words)
+        time.sleep(0.002)
+        return done
+
+    dist.Work.wait = waited
+    try:
+        yield
+    finally:
+        dist.Work.wait = wait
+
+
 def zeros(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.uint8)
 
@@ -105,7 +125,8 @@ def peaks(events: Any) -> tuple[dict[str, int], int]:
 
 
 def main(out: Path, told: str) -> None:
-    results = [step(spec_of(*case)) for case in cases(told)]
+    with patience():
+        results = [step(spec_of(*case)) for case in cases(told)]
     (out / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(results))
     dist.barrier()
     backend.shutdown()
