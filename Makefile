@@ -34,7 +34,7 @@ system:
 
 # First those on a throw-away Slurm, eight at a time: some of them measure the machine. Then the fast ones, two at a time,
 # and last those that start processes of their own, one after another. What fails stops nothing else. Never two of the
-# three at once: a machine of two cores is no faster for it, and what waits for another process waits beyond its limit.
+# three at once: on two cores what waits for another process then waits beyond its limit.
 test: venv system
 	$(BIN)/ruff check .
 	$(BIN)/mypy
